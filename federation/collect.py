@@ -1,0 +1,46 @@
+"""Collecting a round's updates: screened, weighed and summed where they are first seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from federation.messages import Reply, TrainBody
+from federation.reduce import Part, UpdateRejected, WeightedSum, screen
+from federation.study import StrategySection
+
+
+class UpdateSum:
+    """Adds up the updates of one round, at the server or in a host of many sites.
+
+    Args:
+        parts: the parts of the model's flat vector.
+        strategy: says how sites are weighed and which norm is too large.
+    """
+
+    def __init__(self, parts: Sequence[Part], strategy: StrategySection):
+        self._strategy = strategy
+        self.total = WeightedSum.zeros(parts)
+
+    def take(self, reply: Reply) -> str:
+        """Add what a reply carries.
+
+        Returns:
+            Why the update was refused; empty if it was added, or was part of a host's sum.
+        """
+        if reply.rejected:
+            return reply.rejected
+        if reply.partial is not None:
+            self.total.merge(reply.partial)
+        try:
+            if reply.update is not None:
+                assert isinstance(reply.body, TrainBody)
+                screen(reply.update, len(self.total.values), self._strategy.maximum_update_norm)
+                self.total.add(reply.update, self._weights(reply.body))
+        except UpdateRejected as reason:
+            return str(reason)
+        return ""
+
+    def _weights(self, body: TrainBody) -> dict[str, int]:
+        if self._strategy.weighting == "uniform":
+            return {name: int(patients > 0) for name, patients in body.patients.items()}
+        return body.patients

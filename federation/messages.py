@@ -1,0 +1,253 @@
+"""What the coordinator and a site say to each other: the only place that knows it.
+
+Every instruction carries the resolved study and its fingerprint. Every reply is a status from a
+closed list, a body of numbers under a strict schema, and for training the update. A body that
+does not fit its schema is neither sent nor accepted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from federation.reduce import Part, WeightedSum
+from federation.study import Split, Study
+from federation.validation import Section
+from federation.vocabulary import CodeMoments, Vocabulary
+
+Vector = NDArray[np.float32]
+
+FEDERATED = "federated"
+
+DESCRIBE, PREPARE, TRAIN, EVALUATE = "query.describe", "query.prepare", "train", "evaluate"
+"""Message types, as Flower routes them."""
+
+Status = Literal[
+    "ok",
+    "no training patients",
+    "fewer training patients than the site's minimum_cell",
+    "no patients in this split",
+    "fewer patients than the site's minimum_cell",
+    "refused by the site's policy",
+    "the site's files need attention",
+    "the site failed",
+    "not an instruction of this version",
+]
+"""All that a site ever says about a failure; the details stay in its own log."""
+
+SmallCount = int | Literal["suppressed"]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What the coordinator asks of one site.
+
+    Attributes:
+        study: the resolved study.
+        model: which model of the run: ``federated``, ``pooled``, ``local:cleveland``, ...
+        round: the round, from 1; 0 outside of rounds.
+        vocabulary: places of the EHR codes; None before it is known.
+        weights: the model's parameters, flat; None for queries.
+        split: on which split to evaluate.
+        fold: whether a host of several sites may send the sum of their updates instead.
+    """
+
+    study: Study
+    model: str = FEDERATED
+    round: int = 0
+    vocabulary: Vocabulary | None = None
+    weights: Vector | None = None
+    split: Split | None = None
+    fold: bool = False
+
+    def to_records(self) -> RecordDict:
+        """Encode for Flower."""
+        task: dict[str, Any] = {"model": self.model, "round": self.round, "fold": self.fold}
+        if self.split is not None:
+            task["split"] = self.split
+        if self.vocabulary is not None:
+            task["vocabulary"] = self.vocabulary.canonical
+        records = RecordDict(
+            {
+                "study": ConfigRecord({"json": self.study.canonical, "fingerprint": self.study.fingerprint}),
+                "task": ConfigRecord(task),
+            }
+        )
+        if self.weights is not None:
+            records["weights"] = ArrayRecord({"flat": Array(self.weights)})
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict) -> Instruction:
+        """Decode and check.
+
+        Raises:
+            ValueError: if it is not an instruction of this version, or its study is not the one
+                that its fingerprint names.
+        """
+        try:
+            study = _read_study(str(records["study"]["json"]))
+            if study.fingerprint != records["study"]["fingerprint"]:
+                raise ValueError("the study does not match its fingerprint")
+            task = dict(records["task"])  # type: ignore[arg-type]
+            return cls(
+                study=study,
+                model=str(task["model"]),
+                round=int(task["round"]),
+                vocabulary=_read_vocabulary(task.get("vocabulary")),
+                weights=_read_vector(records, "weights"),
+                split=task.get("split"),
+                fold=bool(task["fold"]),
+            )
+        except (KeyError, TypeError, ValidationError) as error:
+            raise ValueError("not an instruction of this version") from error
+
+
+class TrainBody(Section):
+    """What leaves after local training, beside the update."""
+
+    loss: float | None
+    steps: int = Field(ge=0)
+    patients: dict[str, int]
+    """Training patients behind each part of the model; 0 below the site's minimum cell."""
+
+
+class EvaluateBody(Section):
+    """Score summaries of the permitted cells, and why the others are withheld."""
+
+    cells: dict[str, dict[str, Any]]
+    withheld: dict[str, str]
+
+
+class DescribeBody(Section):
+    """Suppressed counts of a site's patients."""
+
+    patients: dict[str, SmallCount]
+    modalities: dict[str, SmallCount]
+    excluded: dict[str, SmallCount]
+    notices: dict[str, SmallCount]
+    minimum_cell: int
+
+
+class PrepareBody(Section):
+    """Codes that enough training patients have, with patients, values, sum, sum of squares."""
+
+    codes: dict[str, tuple[int, int, float, float]]
+
+    def moments(self) -> dict[str, CodeMoments]:
+        """Return the moments by code."""
+        return {code: CodeMoments(*numbers) for code, numbers in self.codes.items()}
+
+
+Body = TrainBody | EvaluateBody | DescribeBody | PrepareBody
+BODIES: Mapping[str, type[Body]] = {
+    TRAIN: TrainBody,
+    EVALUATE: EvaluateBody,
+    DESCRIBE: DescribeBody,
+    PREPARE: PrepareBody,
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a site answers.
+
+    Attributes:
+        status: ``ok``, or why not.
+        body: None unless ``ok``.
+        update: (parameters,) float32, local minus global; training only.
+        partial: instead of updates, the sum over several sites of one host.
+        rejected: why the host's screening refused this site's update; empty if it did not.
+    """
+
+    status: Status
+    body: Body | None = None
+    update: Vector | None = None
+    partial: WeightedSum | None = None
+    rejected: str = ""
+
+    def to_records(self) -> RecordDict:
+        """Encode for Flower."""
+        reply: dict[str, Any] = {"status": self.status, "rejected": self.rejected}
+        if self.body is not None:
+            reply["body"] = self.body.model_dump_json()
+        records = RecordDict({"reply": ConfigRecord(reply)})
+        if self.update is not None:
+            records["update"] = ArrayRecord({"flat": Array(self.update)})
+        if self.partial is not None:
+            records["partial"] = ArrayRecord({"flat": Array(self.partial.values)})
+            description = {
+                "parts": [[p.name, p.start, p.stop] for p in self.partial.parts],
+                "weights": self.partial.weights,
+                "members": self.partial.members,
+            }
+            records["partial_of"] = ConfigRecord({"json": json.dumps(description)})
+        return records
+
+    @classmethod
+    def from_records(cls, records: RecordDict, message_type: str, folded: bool = False) -> Reply:
+        """Decode and check what a site sent; it is not trusted.
+
+        Args:
+            records: the content of the reply.
+            message_type: what was asked.
+            folded: whether a sum over several sites may stand in for updates; only a simulation's
+                own host is trusted with that.
+
+        Raises:
+            ValueError: if it is not a reply of this version to that type of message.
+        """
+        try:
+            reply: dict[str, Any] = dict(records["reply"])  # type: ignore[arg-type]
+            text = reply.get("body")
+            body = None if text is None else BODIES[message_type].model_validate_json(text)
+            if reply["status"] not in get_args(Status):
+                raise ValueError("unknown status")
+            if (reply["status"] == "ok") != (body is not None):
+                raise ValueError("a body belongs to the status ok alone")
+            return cls(
+                status=reply["status"],
+                body=body,
+                update=_read_vector(records, "update"),
+                partial=_read_partial(records) if folded else None,
+                rejected=str(reply["rejected"]) if folded else "",
+            )
+        except (KeyError, TypeError, ValidationError) as error:
+            raise ValueError("not a reply of this version") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _read_study(text: str) -> Study:
+    return Study.model_validate_json(text)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_vocabulary(text: str | None) -> Vocabulary | None:
+    return None if text is None else Vocabulary.from_json(text)
+
+
+def _read_vector(records: RecordDict, name: str) -> Vector | None:
+    if name not in records:
+        return None
+    array: Vector = records[name]["flat"].numpy()  # type: ignore[index,union-attr]
+    return array
+
+
+def _read_partial(records: RecordDict) -> WeightedSum | None:
+    if "partial" not in records:
+        return None
+    description = json.loads(str(records["partial_of"]["json"]))
+    return WeightedSum(
+        parts=tuple(Part(*part) for part in description["parts"]),
+        values=records["partial"]["flat"].numpy(),  # type: ignore[index,union-attr]
+        weights=description["weights"],
+        members=description["members"],
+    )

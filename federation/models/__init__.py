@@ -1,0 +1,1 @@
+"""The multimodal model: one encoder a modality, one fusion over whatever a patient has."""

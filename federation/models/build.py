@@ -1,0 +1,125 @@
+"""From a study to its model, and from a model to one flat vector and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from federation.models.ehr import build_ehr
+from federation.models.fusion import build_fusion
+from federation.models.imaging import build_imaging
+from federation.models.text import build_text
+from federation.randomness import derive_seed
+from federation.reduce import Part
+from federation.study import Study
+from federation.vocabulary import Vocabulary
+
+Vector = NDArray[np.float32]
+
+
+class MultimodalModel(nn.Module):
+    """One encoder for each modality of the study, and a fusion that bears missing ones."""
+
+    def __init__(self, encoders: Mapping[str, nn.Module], fusion: nn.Module):
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.fusion = fusion
+
+    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Predict.
+
+        Args:
+            inputs: ``ehr`` (patients, features) float32; ``image`` (patients, 1, size, size)
+                float32; ``text`` (patients, tokens) int64. Rows of absent modalities are zeros.
+            present: (patients,) bool for each modality.
+
+        Returns:
+            Logits, (patients,) float32.
+        """
+        encoded = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        logits: Tensor = self.fusion(encoded, present)
+        return logits
+
+
+class FlatModel:
+    """A model whose parameters and gradients are views of two flat vectors.
+
+    Copying weights in, stepping an optimiser and reading the update are then one operation each,
+    however many layers there are.
+    """
+
+    def __init__(self, module: MultimodalModel):
+        self.module = module
+        named = list(module.named_parameters())
+        self.names = [name for name, _ in named]
+        flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in named])
+        self.vector = nn.Parameter(flat, requires_grad=False)
+        self.vector.grad = torch.zeros_like(flat)
+        self.parts = _parts(named)
+        start = 0
+        for _, parameter in named:
+            stop = start + parameter.numel()
+            parameter.data = flat[start:stop].view(parameter.shape)
+            parameter.grad = self.vector.grad[start:stop].view(parameter.shape)
+            start = stop
+
+    def weights(self) -> Vector:
+        """Return a copy of the parameters, (parameters,) float32."""
+        return self.vector.detach().cpu().numpy().copy()
+
+    def load(self, weights: Vector) -> None:
+        """Overwrite the parameters in place."""
+        with torch.no_grad():
+            self.vector.copy_(torch.from_numpy(weights))
+
+    def named_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return each parameter under its name, for files that others read."""
+        return {n: p.detach().cpu().numpy().copy() for n, p in self.module.named_parameters()}
+
+
+def build_model(
+    study: Study, vocabulary: Vocabulary | None, device: torch.device | None = None
+) -> FlatModel:
+    """Build the study's model with the initial weights that its seed gives.
+
+    Args:
+        study: the resolved study.
+        vocabulary: places of the EHR codes; needed if the study uses the EHR.
+        device: where it will run; the CPU by default.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(study.study.seed, "initial weights"))
+        encoders: dict[str, nn.Module] = {}
+        modalities = study.modalities
+        if modalities.ehr is not None:
+            assert vocabulary is not None
+            features = vocabulary.places * len(modalities.ehr.aggregates)
+            encoders["ehr"] = build_ehr(modalities.ehr, features)
+        if modalities.image is not None:
+            encoders["image"] = build_imaging(modalities.image)
+        if modalities.text is not None:
+            encoders["text"] = build_text(modalities.text)
+        widths = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
+        fusion = build_fusion(study.fusion.kind, widths)
+        return FlatModel(MultimodalModel(encoders, fusion).to(device or torch.device("cpu")))
+
+
+def _parts(named: list[tuple[str, nn.Parameter]]) -> tuple[Part, ...]:
+    """Group consecutive parameters by the modality that they belong to."""
+    parts: list[Part] = []
+    position = 0
+    for name, parameter in named:
+        scope, second = name.split(".")[:2]
+        owner = second if scope == "encoders" else scope
+        if scope == "fusion" and second in ("heads", "project"):
+            owner = name.split(".")[2]  # a fusion layer that only one modality moves
+        if parts and parts[-1].name == owner:
+            parts[-1] = Part(owner, parts[-1].start, position + parameter.numel())
+        else:
+            parts.append(Part(owner, position, position + parameter.numel()))
+        position += parameter.numel()
+    return tuple(parts)

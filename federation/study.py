@@ -1,0 +1,313 @@
+"""The study: the shared definition of one training effort.
+
+A study holds no path and no patient data. It is written once as TOML, resolved with its
+defaults, identified by its fingerprint, and travels inside every message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from federation.errors import UserError
+from federation.validation import Section, read_toml, validate
+
+MODALITIES = ("ehr", "image", "text")
+Split = Literal["train", "tuning", "held_out"]
+
+
+class StudySection(Section):
+    """Who the study is."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    seed: int = Field(default=42, ge=0, lt=2**63)
+    intended_use: str = ""
+
+
+class TaskSection(Section):
+    """What is predicted."""
+
+    kind: Literal["binary"] = "binary"
+    label: str = Field(min_length=1)
+
+
+class Fractions(Section):
+    """Shares of a site's patients; they sum to one."""
+
+    train: float = Field(default=0.6, gt=0, le=1)
+    tuning: float = Field(default=0.2, ge=0, lt=1)
+    held_out: float = Field(default=0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Fractions:
+        total = self.train + self.tuning + self.held_out
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + tuning + held_out is {total:g}; it must be 1")
+        return self
+
+
+class SplitSection(Section):
+    """How a site's patients are divided.
+
+    ``patient``: by a keyed hash, the same for every study at a site. ``time``: the past
+    trains, the future tests. ``given``: the site's MEDS ``subject_splits.parquet``.
+    """
+
+    by: Literal["patient", "time", "given"] = "patient"
+    fractions: Fractions = Fractions()
+
+
+Aggregate = Literal["last", "mean", "count", "slope", "since", "present"]
+
+
+class EhrSection(Section):
+    """Events before the prediction time, as aggregates over a window.
+
+    ``vocabulary``: ``hashed`` gives each code of ``reference_ranges`` and ``codes`` a place of
+    its own and hashes the pieces of every other code into ``buckets``; ``listed`` uses the
+    named codes alone; ``prepared`` asks the sites for suppressed counts and moments first.
+    """
+
+    encoder: Literal["linear", "mlp"] = "mlp"
+    width: PositiveInt = 64
+    vocabulary: Literal["hashed", "listed", "prepared"] = "hashed"
+    buckets: PositiveInt = 256
+    vocabulary_size: PositiveInt = 512
+    reference_ranges: dict[str, tuple[float, float]] = {}
+    codes: tuple[str, ...] = ()
+    aggregates: tuple[Aggregate, ...] = Field(
+        default=("last", "mean", "count", "slope", "since", "present"), min_length=1
+    )
+    window_hours: PositiveFloat | None = None
+    age: bool = True
+
+    @field_validator("reference_ranges")
+    @classmethod
+    def _ordered(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for code, (low, high) in ranges.items():
+            if not low < high:
+                raise ValueError(f"{code}: low must be below high, found [{low:g}, {high:g}]")
+        return ranges
+
+    @model_validator(mode="after")
+    def _something_listed(self) -> EhrSection:
+        if self.vocabulary == "listed" and not self.reference_ranges and not self.codes:
+            raise ValueError('vocabulary "listed" needs codes or reference_ranges')
+        return self
+
+
+class ImageSection(Section):
+    """The latest image before the prediction time, square, in [0, 1]."""
+
+    encoder: Literal["small_cnn"] = "small_cnn"
+    width: PositiveInt = 64
+    size: int = Field(default=64, ge=32, le=1024)
+
+
+class TextSection(Section):
+    """The notes before the prediction time, newest first, as hashed words and word pairs."""
+
+    encoder: Literal["hashed"] = "hashed"
+    width: PositiveInt = 64
+    buckets: PositiveInt = 2048
+    max_tokens: PositiveInt = 128
+
+
+class ModalitiesSection(Section):
+    """Which modalities the model sees; at least one."""
+
+    ehr: EhrSection | None = None
+    image: ImageSection | None = None
+    text: TextSection | None = None
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> ModalitiesSection:
+        if not self.names:
+            raise ValueError("give at least one of [modalities.ehr], .image, .text")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities in use, in their fixed order."""
+        return tuple(name for name in MODALITIES if getattr(self, name) is not None)
+
+
+class FusionSection(Section):
+    """How what the encoders found becomes one prediction."""
+
+    kind: Literal["early", "late", "cross_attention"] = "late"
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class OptimizerSection(Section):
+    """The optimiser at a site; its state starts anew each round."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _momentum_is_for_sgd(self) -> OptimizerSection:
+        if self.momentum and self.name != "sgd":
+            raise ValueError(f"momentum is an option of sgd, not of {self.name}")
+        return self
+
+
+class LossSection(Section):
+    """``balanced`` weighs the two classes of a site's training patients alike."""
+
+    name: Literal["bce"] = "bce"
+    class_weight: Literal["none", "balanced"] = "none"
+
+
+class TrainingSection(Section):
+    """What a site does in a round: ``local_epochs`` passes, or ``local_steps`` batches."""
+
+    rounds: PositiveInt = 20
+    local_epochs: PositiveInt | None = None
+    local_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 32
+    optimizer: OptimizerSection = OptimizerSection()
+    loss: LossSection = LossSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch_unless_said(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not {"local_epochs", "local_steps"} & data.keys():
+            return {**data, "local_epochs": 1}
+        return data
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> TrainingSection:
+        if (self.local_epochs is None) == (self.local_steps is None):
+            raise ValueError("give local_epochs or local_steps, not both")
+        return self
+
+
+class StrategySection(Section):
+    """How updates become the next model, and when a round counts."""
+
+    name: Literal["fedavg"] = "fedavg"
+    weighting: Literal["patients", "uniform"] = "patients"
+    minimum_sites: PositiveInt = 2
+    round_deadline_seconds: PositiveFloat = 600.0
+    maximum_update_norm: PositiveFloat | None = None
+
+
+class PrivacySection(Section):
+    """The privacy mechanism of the study."""
+
+    mechanism: Literal["none"] = "none"
+
+    @field_validator("mechanism", mode="before")
+    @classmethod
+    def _only_what_is_built(cls, value: Any) -> Any:
+        if value in ("dp_sgd", "central"):
+            raise ValueError(
+                "this version trains without differential privacy only; it refuses rather than "
+                'pretend. Use mechanism = "none"'
+            )
+        return value
+
+
+class EvaluationSection(Section):
+    """When and for whom the model is measured.
+
+    ``every``: rounds between evaluations on the tuning split; 0 for none.
+    ``baselines``: what else is trained for comparison, in simulation only.
+    """
+
+    every: int = Field(default=1, ge=0)
+    subgroups: tuple[str, ...] = ("sex", "age_band")
+    baselines: tuple[Literal["local", "pooled", "single_modality"], ...] = ()
+
+
+class Study(Section):
+    """One training effort, fully resolved."""
+
+    study: StudySection
+    task: TaskSection
+    split: SplitSection = SplitSection()
+    modalities: ModalitiesSection
+    fusion: FusionSection = FusionSection()
+    training: TrainingSection = TrainingSection(local_epochs=1)
+    strategy: StrategySection = StrategySection()
+    privacy: PrivacySection = PrivacySection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @cached_property
+    def canonical(self) -> str:
+        """The resolved study as one canonical JSON text; this is what travels."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved study: equal for equal studies, whatever their files say."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved study as plain values, without what is unset."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self) -> str:
+        """Return the resolved study as TOML, with its fingerprint for the reader."""
+        data = self.to_dict()
+        data["study"]["fingerprint"] = self.fingerprint
+        return tomli_w.dumps(data)
+
+    def only(self, modality: str) -> Study:
+        """Return the same study with one modality alone, for the single-modality baselines."""
+        alone = ModalitiesSection(**{modality: getattr(self.modalities, modality)})
+        # Not model_copy: it would copy the cached fingerprint too.
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return Study(**{**sections, "modalities": alone})
+
+
+def load_study(path: Path, overrides: Iterable[str] = (), seed: int | None = None) -> Study:
+    """Read, override, resolve and check a study file.
+
+    Args:
+        path: the TOML file.
+        overrides: ``training.rounds=3``; values are TOML, or else taken as text.
+        seed: replaces ``study.seed``.
+
+    Raises:
+        UserError: naming the file, the field and what was expected.
+    """
+    data = read_toml(path)
+    if isinstance(data.get("study"), dict):
+        data["study"].pop("fingerprint", None)  # derived; a resolved study.toml carries it
+    for override in overrides:
+        _apply_override(data, override)
+    if seed is not None:
+        data.setdefault("study", {})["seed"] = seed
+    return validate(Study, data, path)
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise UserError(f"--set {override}", "expected KEY=VALUE, as in training.rounds=3")
+    table = data
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {override}", f'"{part}" is a value, not a table')
+    table[parts[-1]] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

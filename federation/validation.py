@@ -1,0 +1,114 @@
+"""TOML files to validated models, with errors that name file, field and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from federation.errors import UserError
+
+
+class Section(BaseModel):
+    """A table of a study or site file: unknown keys are errors, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: if the file is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(path, "there is no such file", remedy=_neighbours(path)) from None
+    except IsADirectoryError:
+        raise UserError(path, "this is a folder; a .toml file was expected") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(path, f"not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(path, f"cannot be read: {error.strerror}") from None
+
+
+def validate(model: type[ModelT], data: Mapping[str, Any], where: str | Path) -> ModelT:
+    """Check ``data`` against ``model``.
+
+    Raises:
+        UserError: naming ``where``, each wrong field and what was expected there.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first, *others = [_explain(model, details) for details in error.errors()]
+        field, problem, remedy = first
+        further = [f"{f}: {p}. {r}".rstrip() for f, p, r in others]
+        raise UserError(
+            where, problem, field=field, remedy="\n  ".join(filter(None, [remedy, *further]))
+        ) from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word most like ``word``, if any is near.
+
+    >>> nearest("local_epoch", ["rounds", "local_epochs"])
+    'local_epochs'
+    """
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def _explain(model: type[BaseModel], details: ErrorDetails) -> tuple[str, str, str]:
+    location = details["loc"]
+    field = ".".join(str(part) for part in location)
+    if details["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        guess = nearest(str(location[-1]), known)
+        remedy = f'Did you mean "{guess}"? ' if guess else ""
+        return field, "unknown key", f"{remedy}Valid keys here: {', '.join(sorted(known))}."
+    if details["type"] == "missing":
+        return field, "missing; it has no default", ""
+    given = details.get("input")
+    if details["type"] == "literal_error":
+        expected = str(details.get("ctx", {}).get("expected", ""))
+        guess = nearest(str(given), [option.strip("'") for option in expected.split(" or ")])
+        guess = guess or nearest(str(given), expected.replace("'", "").replace(" or ", ", ").split(", "))
+        hint = f'Did you mean "{guess}"?' if guess else ""
+        return field, f'"{given}" is not one of {expected}', hint
+    problem = details["msg"].removeprefix("Value error, ").rstrip(".")
+    if isinstance(given, str | int | float | bool) and not problem.startswith('"'):
+        problem = f'"{given}": {problem[0].lower()}{problem[1:]}'
+    return field, problem, ""
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Return the valid keys of the table at ``location`` inside ``model``."""
+    current: Any = model
+    for part in location:
+        info = current.model_fields.get(str(part))
+        if info is None:
+            return set()
+        options = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        current = next(
+            (o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None
+        )
+        if current is None:
+            return set()
+    return set(current.model_fields)
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"The folder {path.parent} does not exist either."
+    others = sorted(p.name for p in path.parent.glob("*.toml"))
+    return f"In {path.parent} there is: {', '.join(others)}." if others else ""
