@@ -1,0 +1,135 @@
+"""The Flower ClientApp of a site. Thin: it decodes, delegates, and sends through the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.evaluation import evaluate_locally
+from clients.features import code_moments
+from clients.outbound import TakesNoPart, guarded, suppressed
+from clients.site import Site
+from clients.training import train_locally
+from clients.workbench import Workbench, choose_device
+from federation.errors import Refused
+from federation.messages import DescribeBody, Instruction, PrepareBody, Reply, TrainBody
+from federation.randomness import torch_generator
+
+Handler = Callable[[Instruction, str, Site, Workbench], Reply]
+
+
+def build_app(workbench: Workbench) -> ClientApp:
+    """Return the ClientApp over a workbench; simulation and deployment differ in that alone."""
+    app = ClientApp()
+
+    def answer(handler: Handler) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            file = str(context.node_config["site"])
+
+            def produce() -> Reply:
+                try:
+                    instruction = Instruction.from_records(message.content)
+                except ValueError:
+                    raise TakesNoPart("not an instruction of this version") from None
+                site = workbench.site(file)
+                _check_policy(instruction, site)
+                return handler(instruction, file, site, workbench)
+
+            return Message(guarded(produce, lambda: workbench.site(file)), reply_to=message)
+
+        return handle
+
+    app.query("describe")(answer(describe))
+    app.query("prepare")(answer(prepare))
+    app.train()(answer(train))
+    app.evaluate()(answer(evaluate))
+    return app
+
+
+def describe(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
+    """Count patients, modalities and exclusions, small counts withheld."""
+    cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
+    patients, minimum = cohort.patients, site.policy.minimum_cell
+
+    def counts(exact: dict[str, int]) -> dict[str, int | str]:
+        return {name: suppressed(count, minimum) for name, count in sorted(exact.items())}
+
+    return Reply(
+        "ok",
+        DescribeBody.model_validate(
+            {
+                "patients": counts({name: len(rows) for name, rows in patients.splits.items()}),
+                "modalities": counts(
+                    {name: int(m.present.sum()) for name, m in cohort.modalities.items()}
+                ),
+                "excluded": counts(dict(patients.excluded)),
+                "notices": counts({**patients.notices, **cohort.unusable}),
+                "minimum_cell": minimum,
+            }
+        ),
+    )
+
+
+def prepare(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
+    """Count codes and sum their values, so that the coordinator can fit a vocabulary."""
+    section = instruction.study.modalities.ehr
+    if section is None:
+        return Reply("ok", PrepareBody(codes={}))
+    found = code_moments(
+        workbench.patients(file, instruction.study), section, site.policy.minimum_cell
+    )
+    codes = {c: (m.patients, m.values, m.total, m.total_of_squares) for c, m in found.items()}
+    return Reply("ok", PrepareBody(codes=codes))
+
+
+def train(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
+    """Train locally and answer with the update."""
+    study = instruction.study
+    cohort = workbench.cohort(file, study, instruction.vocabulary)
+    rows = cohort.patients.splits["train"]
+    if len(rows) == 0:
+        raise TakesNoPart("no training patients")
+    minimum = site.policy.minimum_cell
+    if len(rows) < minimum:
+        raise TakesNoPart("fewer training patients than the site's minimum_cell")
+    assert instruction.weights is not None
+    model = workbench.model(study, instruction.vocabulary, choose_device(site))
+    model.load(instruction.weights)
+    generator = torch_generator(
+        study.study.seed, "training", site.name, instruction.model, instruction.round
+    )
+    result = train_locally(model, cohort, study, generator)
+    behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
+    behind["fusion"] = len(rows)
+    weights = {
+        part.name: behind[part.name] if behind[part.name] >= minimum else 0
+        for part in model.parts
+    }
+    body = TrainBody(loss=result.loss, steps=result.steps, patients=weights)
+    return Reply("ok", body, update=model.weights() - instruction.weights)
+
+
+def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
+    """Score one split and answer with suppressed summaries."""
+    cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
+    assert instruction.split is not None and instruction.weights is not None
+    if len(cohort.patients.splits[instruction.split]) == 0:
+        raise TakesNoPart("no patients in this split")
+    model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
+    model.load(instruction.weights)
+    body = evaluate_locally(model, cohort, instruction.study, instruction.split, site.policy)
+    return Reply("ok", body)
+
+
+def _check_policy(instruction: Instruction, site: Site) -> None:
+    if site.policy.require_privacy and instruction.study.privacy.mechanism == "none":
+        raise Refused(
+            f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} trains "
+            "without differential privacy."
+        )
+
+
+app = build_app(Workbench())
+"""What a SuperNode loads: `clients.app:app`."""

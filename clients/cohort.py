@@ -1,0 +1,219 @@
+"""From what a site holds to its patients for one task: labels, events, splits, subgroups."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clients.site import Site
+from clients.sources import meds
+from federation.errors import UserError
+from federation.study import Split, SplitSection, TaskSection
+from federation.vocabulary import AGE
+
+SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
+UNKNOWN = "unknown"
+AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (200, "80+"))
+KNOWN_ETHNICITIES = ("white", "black", "asian", "hispanic", "native")
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The patients of one site for one task; row i is one person everywhere.
+
+    Attributes:
+        subject_ids: (patients,) int64, ascending; they never leave the site.
+        labels: (patients,) float32, 0 or 1.
+        events: rows of (row, hours_before, code, numeric_value, text_value), oldest first within
+            a patient, none later than the patient's prediction time; ``hours_before`` is NaN
+            for static facts.
+        splits: rows of each split.
+        subgroups: (patients,) level names for each attribute that the site offers.
+        excluded: patients left out, by reason.
+        notices: other counts that a person should see, by what was counted.
+    """
+
+    subject_ids: NDArray[np.int64]
+    labels: NDArray[np.float32]
+    events: pd.DataFrame
+    splits: Mapping[Split, NDArray[np.int64]]
+    subgroups: Mapping[str, NDArray[np.str_]]
+    excluded: Mapping[str, int]
+    notices: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.subject_ids)
+
+
+def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patients:
+    """Read a site's patients for a task.
+
+    Raises:
+        UserError: if a file is missing or malformed, or nobody is left.
+    """
+    excluded: Counter[str] = Counter()
+    notices: Counter[str] = Counter()
+    labels = _one_label_each(meds.read_labels(site.labels), excluded, notices)
+    events, unlabelled = meds.read_events(site.events, pa.array(labels["subject_id"]))
+    if unlabelled:
+        excluded["no label"] += unlabelled
+    seen = labels["subject_id"].isin(events["subject_id"].unique())
+    if not seen.all():
+        excluded["label without any event"] += int((~seen).sum())
+    labels = labels[seen].reset_index(drop=True)
+    if split.by == "given":
+        labels = _with_given_split(labels, site, excluded)
+    if labels.empty:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
+        raise UserError(
+            site.labels, f"no patient is left for {task.label} ({reasons or 'the file is empty'})"
+        )
+    past = _before_prediction(events, labels, notices)
+    return Patients(
+        subject_ids=labels["subject_id"].to_numpy(),
+        labels=labels["label"].to_numpy(np.float32),
+        events=past,
+        splits=_split(labels, split, site),
+        subgroups={name: _levels(name, past, labels) for name in site.settings.data.subgroups},
+        excluded=dict(excluded),
+        notices=dict(notices),
+    )
+
+
+def _one_label_each(
+    labels: pd.DataFrame, excluded: Counter[str], notices: Counter[str]
+) -> pd.DataFrame:
+    """Keep one label per patient: the unit of everything is a person."""
+
+    def drop(bad: pd.Series, reason: str) -> None:
+        nonlocal labels
+        if bad.any():
+            kept = labels[~bad]
+            gone = set(labels.loc[bad, "subject_id"]) - set(kept["subject_id"])
+            excluded[reason] += len(gone)
+            labels = kept
+
+    drop(labels["label"].isna(), "label is empty")
+    drop(~labels["label"].isin([0, 1]), "label outside the classes")
+    drop(labels["prediction_time"].isna(), "no prediction time")
+    repeated = labels.duplicated()
+    if repeated.any():
+        notices["repeated label rows"] += int(repeated.sum())
+        labels = labels[~repeated]
+    labels = labels.sort_values(["subject_id", "prediction_time"], kind="stable")
+    moment = ["subject_id", "prediction_time"]
+    first = labels.groupby("subject_id")["prediction_time"].transform("min")
+    at_first = labels["prediction_time"] == first
+    drop(
+        labels["subject_id"].isin(
+            labels.loc[at_first & labels.duplicated(moment, keep=False), "subject_id"]
+        ),
+        "contradictory labels",
+    )
+    later = labels.duplicated("subject_id")
+    if later.any():
+        notices["later prediction times of the same patients, not used"] += int(later.sum())
+    return labels[~later].reset_index(drop=True)
+
+
+def _with_given_split(labels: pd.DataFrame, site: Site, excluded: Counter[str]) -> pd.DataFrame:
+    given = labels["subject_id"].map(meds.read_splits(site.events))
+    if given.isna().any():
+        excluded["no split given"] += int(given.isna().sum())
+    return labels.assign(split=given)[given.notna()].reset_index(drop=True)
+
+
+def _before_prediction(
+    events: pd.DataFrame, labels: pd.DataFrame, notices: Counter[str]
+) -> pd.DataFrame:
+    """Cut every patient's events at the prediction time, and add the age at that time."""
+    row_of = pd.Series(labels.index.to_numpy(), index=labels["subject_id"])
+    events = events[events["subject_id"].isin(row_of.index)]
+    row = row_of.loc[events["subject_id"]].to_numpy()
+    gap = labels["prediction_time"].to_numpy()[row] - events["time"].to_numpy()
+    hours = gap / np.timedelta64(1, "h")
+    kept = ~(hours < 0)
+    if not kept.all():
+        notices["events after the prediction time, not used"] += int((~kept).sum())
+    past = events.loc[kept, ["code", "numeric_value", "text_value"]].assign(
+        row=row[kept], hours_before=hours[kept]
+    )
+    births = past[past["code"] == "MEDS_BIRTH"].drop_duplicates("row")
+    ages = births.assign(code=AGE, numeric_value=births["hours_before"] / (24 * 365.25))
+    ages["hours_before"] = np.nan
+    past["code"] = past["code"].astype(str)
+    together = pd.concat([past, ages], ignore_index=True)
+    ordered = together.sort_values(
+        ["row", "hours_before"], ascending=[True, False], na_position="first", kind="stable"
+    )
+    ordered["code"] = ordered["code"].astype("category")
+    return ordered.reset_index(drop=True)
+
+
+def _split(
+    labels: pd.DataFrame, split: SplitSection, site: Site
+) -> dict[Split, NDArray[np.int64]]:
+    if split.by == "given":
+        return {name: np.flatnonzero(labels["split"] == name) for name in SPLITS}
+    place = _hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
+    if split.by == "time":
+        times = labels["prediction_time"].to_numpy()
+        if len(np.unique(times)) < 2:
+            raise UserError(
+                site.labels,
+                "all prediction times are the same, so the patients cannot be split by time",
+                field="prediction_time",
+                remedy='Use split.by = "patient" or "given".',
+            )
+        order = np.lexsort((place, times))
+        place = np.empty(len(labels))
+        place[order] = (np.arange(len(labels)) + 0.5) / len(labels)
+    fractions = split.fractions
+    bounds = np.cumsum([fractions.train, fractions.tuning])
+    which = np.searchsorted(bounds, place, side="right")
+    return {name: np.flatnonzero(which == i) for i, name in enumerate(SPLITS)}
+
+
+def _hashed_places(subjects: NDArray[np.int64], key: bytes) -> NDArray[np.float64]:
+    """Map each patient to [0, 1) by a keyed hash: stable, and unguessable without the key."""
+
+    def place(subject: int) -> float:
+        digest = hmac.digest(key, str(subject).encode(), hashlib.sha256)
+        return int.from_bytes(digest[:7], "big") / 2**56
+
+    return np.array([place(int(subject)) for subject in subjects])
+
+
+def _levels(attribute: str, events: pd.DataFrame, labels: pd.DataFrame) -> NDArray[np.str_]:
+    """Return each patient's level of a subgroup attribute, from a closed list of names."""
+    levels = np.full(len(labels), UNKNOWN, dtype="<U32")
+    if attribute == "age_band":
+        ages = events[events["code"] == AGE]
+        for row, age in zip(ages["row"], ages["numeric_value"], strict=True):
+            levels[row] = next((name for limit, name in AGE_BANDS if age < limit), UNKNOWN)
+        return levels
+    prefixes = {"sex": ("GENDER//", "SEX//"), "ethnicity": ("ETHNICITY//", "RACE//")}[attribute]
+    namer = {"sex": _sex, "ethnicity": _ethnicity}[attribute]
+    chosen = [code for code in events["code"].cat.categories if code.startswith(prefixes)]
+    for code in chosen:
+        levels[events.loc[events["code"] == code, "row"]] = namer(code.partition("//")[2])
+    return levels
+
+
+def _sex(value: str) -> str:
+    first = value.strip().lower()[:1]
+    return {"f": "female", "m": "male"}.get(first, "other" if first else UNKNOWN)
+
+
+def _ethnicity(value: str) -> str:
+    """A closed list, so that no free text of a site can become the name of a cell."""
+    lowered = value.lower()
+    return next((known for known in KNOWN_ETHNICITIES if known in lowered), "other")

@@ -1,0 +1,247 @@
+"""From a site's patients to the tensors of each modality."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.cohort import Patients
+from clients.sources.dicom import UnreadableImage, read_image
+from federation.models.text import PADDING
+from federation.study import EhrSection, ImageSection, TextSection
+from federation.vocabulary import CodeMoments, Vocabulary, bucket_of
+
+LARGEST_VALUE = 10.0
+"""Scaled values are clipped here: a typing error must not drown a site's other values."""
+
+
+@dataclass(frozen=True)
+class ModalityTensor:
+    """One modality of all patients of a site.
+
+    Attributes:
+        values: (patients, ...); zeros where absent.
+        present: (patients,) bool.
+        unusable: what could not be used, counted by reason.
+    """
+
+    values: Tensor
+    present: Tensor
+    unusable: Mapping[str, int]
+
+
+def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) -> ModalityTensor:
+    """Aggregate each patient's events by place of the vocabulary.
+
+    Returns:
+        (patients, places x aggregates) float32. ``last``, ``mean`` and ``slope`` (per day) are of
+        scaled values; ``count`` is log(1 + n); ``since`` is exp(-hours / 24) of the newest;
+        ``present`` is 0 or 1.
+    """
+    events = _in_window(patients, section)
+    marks = _marks(events, vocabulary)
+    shape = (len(patients), vocabulary.places)
+    columns = _aggregates(marks, shape)
+    wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
+    present = np.zeros(len(patients), bool)
+    present[events["row"].unique()] = True
+    values = torch.from_numpy(wanted.reshape(len(patients), -1).astype(np.float32))
+    return ModalityTensor(values, torch.from_numpy(present), {})
+
+
+def code_moments(
+    patients: Patients, section: EhrSection, minimum_cell: int
+) -> dict[str, CodeMoments]:
+    """Count codes and sum values over the training patients, for the prepare exchange.
+
+    A code is left out unless at least ``minimum_cell`` training patients have it; its moments
+    are left out unless as many have a value of it.
+    """
+    events = _in_window(patients, section)
+    events = events[events["row"].isin(patients.splits["train"])]
+    skipped = Vocabulary((), {}, 1)
+    found: dict[str, CodeMoments] = {}
+    for code, group in events.groupby("code", observed=True, sort=True):
+        holders = group["row"].nunique()
+        if holders < minimum_cell or not skipped.places_of(str(code))[0]:
+            continue
+        valued = group[np.isfinite(group["numeric_value"])]
+        values = valued["numeric_value"].to_numpy(np.float64)
+        if valued["row"].nunique() < minimum_cell:
+            values = values[:0]
+        found[str(code)] = CodeMoments(
+            holders, len(values), float(values.sum()), float(np.square(values).sum())
+        )
+    return found
+
+
+def image_tensor(patients: Patients, section: ImageSection, folder: Path | None) -> ModalityTensor:
+    """Read each patient's newest readable image.
+
+    Returns:
+        (patients, 1, size, size) float32 in [0, 1].
+    """
+    size = section.size
+    values = np.zeros((len(patients), 1, size, size), np.float32)
+    present = np.zeros(len(patients), bool)
+    unusable: Counter[str] = Counter()
+    for row, file in zip(*_newest_first(patients.events, "IMAGE//"), strict=True):
+        if folder is None or present[row]:
+            continue
+        try:
+            values[row, 0] = read_image(_inside(folder, file), size)
+            present[row] = True
+        except UnreadableImage as error:
+            unusable[f"image: {error}"] += 1
+    return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), dict(unusable))
+
+
+def text_tensor(patients: Patients, section: TextSection, offered: bool) -> ModalityTensor:
+    """Hash each patient's notes, newest first, into word and word-pair tokens.
+
+    Returns:
+        (patients, max_tokens) int64; 0 is padding.
+    """
+    tokens = np.full((len(patients), section.max_tokens), PADDING, np.int64)
+    used = np.zeros(len(patients), np.int64)
+    shortened = 0
+    for row, note in zip(*_newest_first(patients.events, "NOTE//"), strict=True):
+        if not offered:
+            break
+        found = [1 + bucket_of(token, section.buckets) for token in tokens_of(note)]
+        room = section.max_tokens - used[row]
+        shortened += len(found) > room
+        tokens[row, used[row] : used[row] + len(found)] = found[:room]
+        used[row] += min(len(found), room)
+    unusable = {"note: cut at the study's max_tokens": shortened} if shortened else {}
+    return ModalityTensor(torch.from_numpy(tokens), torch.from_numpy(used > 0), unusable)
+
+
+def tokens_of(note: str) -> list[str]:
+    """Return words and word pairs in order; pairs keep negations.
+
+    >>> tokens_of("No fever.")
+    ['no', 'no fever', 'fever']
+    """
+    words = re.findall(r"\w+", note.lower())
+    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    return [token for both in zip(words, [*pairs, ""], strict=True) for token in both if token]
+
+
+def _in_window(patients: Patients, section: EhrSection) -> pd.DataFrame:
+    events = patients.events
+    if section.window_hours is None:
+        return events
+    return events[~(events["hours_before"] > section.window_hours)]
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Events spread over their places: one entry per (event, place), oldest first."""
+
+    row: NDArray[np.int64]
+    place: NDArray[np.int64]
+    hours: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+def _marks(events: pd.DataFrame, vocabulary: Vocabulary) -> _Marks:
+    categories = [str(code) for code in events["code"].cat.categories]
+    places = [vocabulary.places_of(code) for code in categories]
+    code = events["code"].cat.codes.to_numpy()
+    scaled = _scaled(events["numeric_value"].to_numpy(np.float64), code, categories, vocabulary)
+    rows, marked, hours, values = [], [], [], []
+    for depth in range(max((len(where) for where, _ in places), default=0)):
+        place = np.array([where[depth] if depth < len(where) else -1 for where, _ in places])[code]
+        valued = np.array([-1 if target is None else target for _, target in places])[code]
+        kept = place >= 0
+        rows.append(events["row"].to_numpy()[kept])
+        marked.append(place[kept])
+        hours.append(events["hours_before"].to_numpy()[kept])
+        values.append(np.where(place == valued, scaled, np.nan)[kept])
+    if not rows:
+        nothing = np.zeros(0)
+        return _Marks(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)
+    return _Marks(*(np.concatenate(part) for part in (rows, marked, hours, values)))
+
+
+def _scaled(
+    values: NDArray[np.float64],
+    code: NDArray[np.integer],
+    categories: list[str],
+    vocabulary: Vocabulary,
+) -> NDArray[np.float64]:
+    scales = [vocabulary.scales.get(name) for name in categories]
+    center = np.array([0.0 if s is None else s.center for s in scales])[code]
+    width = np.array([1.0 if s is None else s.width for s in scales])[code]
+    known = np.array([s is not None for s in scales], bool)[code]
+    result = np.where(known, (values - center) / width, np.arcsinh(values) / 3)
+    return np.clip(result, -LARGEST_VALUE, LARGEST_VALUE)
+
+
+def _aggregates(marks: _Marks, shape: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
+    size = shape[0] * shape[1]
+    key = marks.row * shape[1] + marks.place
+
+    def total(weights: NDArray[np.float64] | None, where: NDArray[np.bool_]) -> NDArray[np.float64]:
+        chosen = None if weights is None else weights[where]
+        return np.bincount(key[where], chosen, size).astype(np.float64)
+
+    everywhere = np.ones(len(key), bool)
+    valued = ~np.isnan(marks.value)
+    timed = ~np.isnan(marks.hours)
+    count = total(None, everywhere)
+    n_values = total(None, valued)
+    mean = total(marks.value, valued) / np.maximum(n_values, 1)
+    last = np.zeros(size)
+    last[key[valued]] = marks.value[valued]  # oldest first, so the newest is written last
+    newest = np.full(size, np.inf)
+    np.minimum.at(newest, key[timed], marks.hours[timed])
+    columns = {
+        "last": last,
+        "mean": mean,
+        "count": np.log1p(count),
+        "slope": _slope(marks, key, valued & timed, size),
+        "since": np.exp(-newest / 24),
+        "present": (count > 0).astype(np.float64),
+    }
+    return {name: column.reshape(shape) for name, column in columns.items()}
+
+
+def _slope(
+    marks: _Marks, key: NDArray[np.int64], where: NDArray[np.bool_], size: int
+) -> NDArray[np.float64]:
+    """Least-squares change per day, 0 where there are fewer than two times."""
+    key, value = key[where], marks.value[where]
+    days = -marks.hours[where] / 24
+    n = np.maximum(np.bincount(key, None, size), 1)
+    # Centre first: sums of squares of raw times lose the small differences between them.
+    days = days - (np.bincount(key, days, size) / n)[key]
+    spread = np.bincount(key, days * days, size)
+    covariance = np.bincount(key, days * value, size)
+    known = spread > 1e-6
+    slope = np.zeros(size)
+    slope[known] = covariance[known] / spread[known]
+    return np.clip(slope, -LARGEST_VALUE, LARGEST_VALUE)
+
+
+def _newest_first(events: pd.DataFrame, prefix: str) -> tuple[list[int], list[str]]:
+    codes = [code for code in events["code"].cat.categories if code.startswith(prefix)]
+    chosen = events[events["code"].isin(codes) & events["text_value"].notna()].iloc[::-1]
+    return chosen["row"].tolist(), chosen["text_value"].tolist()
+
+
+def _inside(folder: Path, file: str) -> Path:
+    path = (folder / file).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UnreadableImage("the path leads out of the data folder")
+    return path

@@ -1,0 +1,171 @@
+"""The site file: where a hospital's data lies and what it allows. It never leaves the site."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from federation.errors import UserError
+from federation.validation import Section, read_toml, validate
+
+SUBGROUP_ATTRIBUTES = ("sex", "age_band", "ethnicity")
+
+
+class SiteSection(Section):
+    """The hospital and its machine."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    state: str = "state"
+
+
+class EventsSection(Section):
+    """Events in the Medical Event Data Standard."""
+
+    format: Literal["meds"]
+    path: str
+
+
+class ImagesSection(Section):
+    """A folder of DICOM files, to which ``IMAGE//`` events point."""
+
+    format: Literal["dicom"]
+    path: str
+
+
+class NotesSection(Section):
+    """Notes held as ``NOTE//`` events."""
+
+    format: Literal["meds"]
+
+
+class DataSection(Section):
+    """Where the data lies, relative to the site file."""
+
+    events: EventsSection
+    images: ImagesSection | None = None
+    notes: NotesSection | None = None
+    labels: str
+    subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ()
+
+
+class PolicySection(Section):
+    """What the site allows to leave, and on which terms it takes part."""
+
+    minimum_cell: PositiveInt = 10
+    score_bins: Literal["merged", "fine"] = "merged"
+    unit: Literal["patient"] = "patient"
+    epsilon_per_patient: PositiveFloat = 8.0
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    require_privacy: bool = False
+    approve: Literal["ask", "listed"] = "ask"
+
+
+class SiteFile(Section):
+    """The whole of site.toml."""
+
+    site: SiteSection
+    data: DataSection
+    policy: PolicySection = PolicySection()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site file with its paths resolved and known to exist."""
+
+    file: Path
+    settings: SiteFile
+    events: Path
+    images: Path | None
+    labels: Path
+    state: Path
+
+    @property
+    def name(self) -> str:
+        """The site's name in the consortium."""
+        return self.settings.site.name
+
+    @property
+    def policy(self) -> PolicySection:
+        """The site's policy."""
+        return self.settings.policy
+
+    def patient_key(self) -> bytes:
+        """Return the key under which patients are hashed; drawn on first use, never sent."""
+        path = self.state / "patient.key"
+        try:
+            if not path.exists():
+                self.state.mkdir(parents=True, exist_ok=True)
+                path.touch(mode=0o600, exist_ok=False)
+                path.write_text(secrets.token_hex(32))
+            return bytes.fromhex(path.read_text().strip())
+        except ValueError:
+            raise UserError(path, "expected hexadecimal digits") from None
+        except OSError as error:
+            raise UserError(path, f"cannot be read or made: {error.strerror}") from None
+
+
+def load_site(path: Path) -> Site:
+    """Read and check a site file.
+
+    Args:
+        path: ``site.toml``, or the folder that holds it.
+
+    Raises:
+        UserError: naming the file, the field and what was looked for.
+    """
+    file = (path / "site.toml" if path.is_dir() else path).absolute()
+    settings = validate(SiteFile, read_toml(file), file)
+    data = settings.data
+    images = data.images
+    return Site(
+        file=file,
+        settings=settings,
+        events=_existing(file, "data.events.path", data.events.path, "the MEDS events"),
+        images=None
+        if images is None
+        else _existing(file, "data.images.path", images.path, "the .dcm files"),
+        labels=_existing(file, "data.labels", data.labels, "the labels", folder=False),
+        state=file.parent / settings.site.state,
+    )
+
+
+def find_sites(folder: Path) -> list[Path]:
+    """Return the site files of a folder that holds one folder per site, by name.
+
+    Raises:
+        UserError: if the folder is missing or holds no site.
+    """
+    if not folder.is_dir():
+        raise UserError(folder, "there is no such folder", remedy="Give --sites a folder of sites.")
+    files = sorted(folder.glob("*/site.toml"))
+    if not files:
+        raise UserError(
+            folder,
+            "no site was found; expected one folder per site, each with a site.toml",
+            remedy="`wardround synthesize` and `wardround dataset` write such a folder.",
+        )
+    return [file.absolute() for file in files]
+
+
+def _existing(file: Path, field: str, given: str, what: str, folder: bool = True) -> Path:
+    path = file.parent / given
+    if folder and not path.is_dir():
+        raise UserError(
+            file,
+            f'"{given}" is not a folder (looked in {path})',
+            field=field,
+            remedy=f"Give the folder that holds {what}.",
+        )
+    if not folder and not path.is_file():
+        raise UserError(
+            file,
+            f'"{given}" is not a file (looked for {path})',
+            field=field,
+            remedy=f"Give the parquet file that holds {what}.",
+        )
+    return path

@@ -1,0 +1,105 @@
+"""DICOM files to square images in [0, 1].
+
+Only pixels and the tags that say how to read them are used; no identifying tag is looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+PIXEL_TAGS = [
+    "SOPClassUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "VOILUTFunction",
+    "WindowCenter",
+    "WindowWidth",
+    "RedPaletteColorLookupTableDescriptor",
+    "PixelData",
+]
+
+
+class UnreadableImage(Exception):
+    """A file that cannot be used; the reason is a fixed phrase without any value of the file."""
+
+
+def read_image(path: Path, size: int) -> NDArray[np.float32]:
+    """Decode, display-transform and resize one single-frame grey image.
+
+    The order follows DICOM PS3.3 C.11: modality LUT or rescale, then VOI LUT or window (else the
+    0.5 and 99.5 percentiles), scaled to [0, 1], MONOCHROME1 inverted.
+
+    Returns:
+        (size, size) float32 in [0, 1], bright where X-rays were absorbed.
+
+    Raises:
+        UnreadableImage: with the reason.
+    """
+    try:
+        dataset = pydicom.dcmread(path, specific_tags=PIXEL_TAGS)
+    except FileNotFoundError:
+        raise UnreadableImage("the file is missing") from None
+    except Exception:
+        raise UnreadableImage("not a DICOM file") from None
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise UnreadableImage("more than one frame")
+    if dataset.get("SamplesPerPixel") != 1:
+        raise UnreadableImage("not a grey-scale image")
+    if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UnreadableImage("not a grey-scale image")
+    try:
+        shown = _display(dataset)
+    except Exception:
+        # Decoders raise anything at all on damaged files; what they say may quote the file.
+        raise UnreadableImage("the pixels cannot be decoded") from None
+    return resize(shown, size)
+
+
+def _display(dataset: Dataset) -> NDArray[np.float32]:
+    stored = dataset.pixel_array
+    values = apply_modality_lut(stored, dataset)
+    if "VOILUTSequence" in dataset or "WindowCenter" in dataset:
+        values = apply_voi_lut(values, dataset)
+        low, high = float(np.min(values)), float(np.max(values))
+    else:
+        low, high = np.percentile(values, [0.5, 99.5])
+    scaled = (np.asarray(values, np.float32) - low) / max(high - low, 1e-6)
+    clipped = np.clip(scaled, 0, 1)
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    return np.asarray(1 - clipped if inverted else clipped, np.float32)
+
+
+def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Fit an image into a square by averaging areas, padding the shorter side with black."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    if image.shape == (size, size):
+        return image
+    height, width = image.shape
+    ratio = size / max(height, width)
+    inner = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+    tensor = torch.from_numpy(np.ascontiguousarray(image))[None, None]
+    fitted = interpolate(tensor, inner, mode="bilinear", antialias=True, align_corners=False)
+    square = np.zeros((size, size), np.float32)
+    top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+    square[top : top + inner[0], left : left + inner[1]] = fitted[0, 0].clamp(0, 1).numpy()
+    return square

@@ -1,0 +1,147 @@
+"""What a process at a site keeps open between messages: cohorts and models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clients.cohort import Patients, read_patients
+from clients.features import ModalityTensor, ehr_tensor, image_tensor, text_tensor
+from clients.site import Site, load_site
+from federation.models.build import FlatModel, build_model
+from federation.study import Study
+from federation.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A site's patients for one study, as tensors.
+
+    Attributes:
+        patients: rows, labels, splits, subgroups.
+        modalities: the tensor of each modality of the study.
+        labels: (patients,) float32.
+    """
+
+    patients: Patients
+    modalities: Mapping[str, ModalityTensor]
+    labels: Tensor
+
+    def inputs(self, rows: Tensor, device: torch.device) -> tuple[dict[str, Tensor], ...]:
+        """Return the model's two arguments for some rows: values and presence by modality."""
+        values = {n: m.values[rows].to(device) for n, m in self.modalities.items()}
+        present = {n: m.present[rows].to(device) for n, m in self.modalities.items()}
+        return values, present
+
+    @property
+    def unusable(self) -> dict[str, int]:
+        """What could not be used of images and notes, counted by reason."""
+        return {
+            reason: count
+            for modality in self.modalities.values()
+            for reason, count in modality.unusable.items()
+        }
+
+
+class Workbench:
+    """Opens sites, reads their cohorts and builds models, each once."""
+
+    def __init__(self) -> None:
+        # One thread: more of them contend in simulation, and would change the last bits.
+        torch.set_num_threads(1)
+        self._kept: dict[tuple[Any, ...], Any] = {}
+
+    def site(self, file: str) -> Site:
+        """Return the site of a site file."""
+        return self._once(("site", file), lambda: load_site(Path(file)))
+
+    def patients(self, file: str, study: Study) -> Patients:
+        """Return the site's patients for the study's task and split."""
+        key = ("patients", file, repr(study.task), repr(study.split))
+        return self._once(key, lambda: read_patients(self.site(file), study.task, study.split))
+
+    def cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
+        """Return the site's patients as tensors."""
+        key = ("cohort", file, study.fingerprint, vocabulary and vocabulary.canonical)
+        return self._once(key, lambda: self._read_cohort(file, study, vocabulary))
+
+    def model(
+        self,
+        study: Study,
+        vocabulary: Vocabulary | None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (immutable)
+    ) -> FlatModel:
+        """Return the study's model; its weights are whatever was loaded last."""
+        key = ("model", study.fingerprint, vocabulary and vocabulary.canonical, str(device))
+        return self._once(key, lambda: build_model(study, vocabulary, device))
+
+    def _read_cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
+        site, patients = self.site(file), self.patients(file, study)
+        task = (repr(study.task), repr(study.split))
+
+        def read(name: str) -> ModalityTensor:
+            section = getattr(study.modalities, name)
+            if name == "image":
+                return image_tensor(patients, section, site.images)
+            if name == "text":
+                return text_tensor(patients, section, site.settings.data.notes is not None)
+            assert vocabulary is not None
+            return ehr_tensor(patients, section, vocabulary)
+
+        modalities = {
+            name: self._once(
+                (name, file, *task, repr(getattr(study.modalities, name)), repr(vocabulary)),
+                lambda name=name: read(name),  # type: ignore[misc]
+            )
+            for name in study.modalities.names
+        }
+        return Cohort(patients, modalities, torch.from_numpy(patients.labels))
+
+    def _once(self, key: tuple[Any, ...], make: Any) -> Any:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+def choose_device(site: Site) -> torch.device:
+    """Return the device that the site file names; ``auto`` takes a GPU where there is one."""
+    wanted = site.settings.site.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def pool(cohorts: Sequence[Cohort]) -> Cohort:
+    """Put the patients of several cohorts of one study together: the pooled comparator."""
+    import numpy as np
+    import pandas as pd
+
+    starts = np.cumsum([0, *(len(c.patients) for c in cohorts)])
+    patients = Patients(
+        subject_ids=np.concatenate([c.patients.subject_ids for c in cohorts]),
+        labels=np.concatenate([c.patients.labels for c in cohorts]),
+        events=pd.DataFrame(),
+        splits={
+            split: np.concatenate(
+                [c.patients.splits[split] + at for c, at in zip(cohorts, starts, strict=False)]
+            )
+            for split in cohorts[0].patients.splits
+        },
+        subgroups={},
+        excluded={},
+        notices={},
+    )
+    modalities = {
+        name: ModalityTensor(
+            torch.cat([c.modalities[name].values for c in cohorts]),
+            torch.cat([c.modalities[name].present for c in cohorts]),
+            {},
+        )
+        for name in cohorts[0].modalities
+    }
+    return Cohort(patients, modalities, torch.from_numpy(patients.labels))
