@@ -1,0 +1,39 @@
+"""The Flower ServerApp of the coordinator. Thin: it reads the study and delegates."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from federation.study import load_study
+from server.coordinator import Progress, require_study, run_study
+from server.exchange import Exchange
+from server.report.page import write_report
+from server.run_folder import RunFolder
+
+logger = logging.getLogger("wardround.server")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that ``run-config`` names into the folder that it names."""
+    study = load_study(require_study(str(context.run_config["study"])))
+    folder = RunFolder(Path(str(context.run_config["out"])))
+    progress = Progress(
+        tell=logger.info,
+        round_done=lambda record, rounds: logger.info(
+            "round %s of %s: loss %s, %s of %s sites",
+            record["round"],
+            rounds,
+            record["loss"],
+            len(record["answered"]),
+            len(record["asked"]),
+        ),
+    )
+    outcome = run_study(Exchange(grid), study, folder, {"grid": "superlink"}, progress)
+    write_report(outcome.folder)

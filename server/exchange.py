@@ -1,0 +1,128 @@
+"""Asking sites and collecting their answers, over any Flower grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from federation.messages import Instruction, Reply
+
+NO_REPLY = "no reply before the deadline"
+LOST = "the site's process was lost"
+UNREADABLE = "the reply could not be read"
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back from one site.
+
+    Attributes:
+        site: its name.
+        reply: None if none came, or none that can be read.
+        failure: why there is no result; empty if there is one.
+        received: bytes of the reply's content, without the update.
+    """
+
+    site: str
+    reply: Reply | None
+    failure: str
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A grid whose nodes are sites with names.
+
+    Attributes:
+        grid: Flower's grid: a SuperLink's, or a simulation's.
+        folds: whether the grid's hosts may send sums of updates; a simulation's only.
+        pooled_node: the node that holds all sites' patients; a simulation's only.
+    """
+
+    grid: Grid
+    folds: bool = False
+    pooled_node: int | None = None
+
+    def sites(self) -> dict[str, int]:
+        """Return the connected sites' nodes, by name in order."""
+        return dict(sorted((info.name, info.node_id) for info in self.grid.get_nodes()))
+
+    def wait_for_sites(self, minimum: int, seconds: float) -> dict[str, int]:
+        """Wait until enough sites are connected, at most ``seconds``; return those that are."""
+        end = time.monotonic() + seconds
+        while len(sites := self.sites()) < minimum and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+        return sites
+
+    def ask(
+        self,
+        message_type: str,
+        instructions: Mapping[str, RecordDict],
+        nodes: Mapping[str, int],
+        deadline_seconds: float,
+        group: str = "",
+    ) -> Iterator[Answer]:
+        """Send each site its instruction and yield one answer a site, as they come.
+
+        Args:
+            message_type: one of the types in ``federation.messages``.
+            instructions: encoded, by site; sites may share one.
+            nodes: the node of each of these sites.
+            deadline_seconds: when to stop waiting.
+            group: the round, for Flower's logs.
+
+        Yields:
+            Answers; last those of the sites that did not reply in time.
+        """
+        site_of = {node: site for site, node in nodes.items()}
+        messages = [
+            self.grid.create_message(records, message_type, nodes[site], group)
+            for site, records in instructions.items()
+        ]
+        replies = self.grid.send_and_receive(messages, timeout=deadline_seconds)
+        sent: dict[str, str] = {}
+        waiting = dict.fromkeys(instructions)
+        for reply in replies:
+            if not sent:  # ids are set when the grid sends, which may be on first iteration
+                sent = {m.metadata.message_id: site_of[m.metadata.dst_node_id] for m in messages}
+            # Not src_node_id: the error reply for a dead node comes from the SuperLink itself.
+            site = sent.get(reply.metadata.reply_to_message_id)
+            if site in waiting:
+                del waiting[site]
+                yield _read(site, reply, message_type, self.folds)
+        for site in waiting:
+            yield Answer(site, None, NO_REPLY)
+
+
+def encode(instruction: Instruction, sites: Iterable[str]) -> dict[str, RecordDict]:
+    """Encode one instruction once, for several sites."""
+    records = instruction.to_records()
+    return dict.fromkeys(sites, records)
+
+
+def size(records: RecordDict, arrays: bool = True) -> int:
+    """Return the bytes of a message's content, as near as it travels; with or without arrays."""
+    total = 0
+    for record in records.values():
+        if isinstance(record, ArrayRecord):
+            total += sum(len(array.data) for array in record.values()) if arrays else 0
+        else:
+            total += sum(len(v) if isinstance(v, str | bytes) else 8 for v in record.values())
+    return total
+
+
+def _read(site: str, message: Message, message_type: str, folds: bool) -> Answer:
+    if message.has_error():
+        return Answer(site, None, LOST)  # the error's own text may quote the site; it is dropped
+    received = size(message.content, arrays=False)
+    try:
+        reply = Reply.from_records(message.content, message_type, folded=folds)
+    except ValueError:
+        return Answer(site, None, UNREADABLE, received)
+    failure = "" if reply.status == "ok" else reply.status
+    return Answer(site, reply, failure, received)

@@ -1,0 +1,184 @@
+"""The run folder: everything that a run leaves behind, written so that a crash loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from federation.errors import UserError
+from federation.study import Study
+from federation.vocabulary import Vocabulary
+
+PACKAGES = ("wardround", "flwr", "ray", "torch", "opacus", "pydicom", "numpy", "pandas", "pyarrow")
+WEIGHTS = "model.safetensors"
+FLAT = "flat"
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: must not exist, or be empty, unless the run is resumed.
+        resume: continue the run that is there.
+
+    Raises:
+        UserError: if there is another run, or none to resume.
+    """
+
+    def __init__(self, path: Path, resume: bool = False):
+        self.path = path
+        if resume and not (path / "study.toml").is_file():
+            raise UserError(path, "there is no run to resume: study.toml is missing")
+        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                path,
+                "already exists and is not empty",
+                remedy="Give another --out, or continue this run with --resume.",
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(path, f"cannot be made: {error.strerror}") from None
+
+    def write_study(self, study: Study) -> None:
+        """Keep the resolved study with its fingerprint."""
+        self._write("study.toml", study.to_toml())
+
+    def write_json(self, name: str, document: Any) -> None:
+        """Write one JSON document; numbers that are not finite are a bug and raise."""
+        self._write(name, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read one JSON document.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(self.path / name, "missing or damaged") from None
+
+    def append_round(self, record: Mapping[str, Any]) -> None:
+        """Add one line to rounds.jsonl."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_rounds(self, last: int) -> None:
+        """Drop the lines of rounds after ``last``, which a resumed run will run again."""
+        file = self.path / "rounds.jsonl"
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and _round_of(line) <= last]
+            self._write("rounds.jsonl", "".join(kept))
+
+    def write_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Keep the codes and their scaling in the two files that a later user needs."""
+        scales = {code: [s.center, s.width] for code, s in sorted(vocabulary.scales.items())}
+        self.write_json(
+            "vocabulary.json", {"codes": list(vocabulary.codes), "buckets": vocabulary.buckets}
+        )
+        self.write_json("normalisation.json", {"(value - center) / width": scales})
+
+    def write_environment(self, details: Mapping[str, Any]) -> None:
+        """Keep versions, machine and git commit with what the caller knows."""
+        versions = {name: found for name in PACKAGES if (found := _version(name))}
+        self.write_json(
+            "environment.json",
+            {
+                **versions,
+                "python": platform.python_version(),
+                "machine": f"{platform.system()} {platform.machine()}",
+                "git commit": _git_commit(),
+                **details,
+            },
+        )
+
+    def write_checkpoint(self, round_: int, weights: NDArray[np.float32], fingerprint: str) -> None:
+        """Keep the model after a round; a half-written checkpoint never has the final name."""
+        folder = self.path / "checkpoints" / f"round-{round_:04d}"
+        draft = folder.with_name(f".{folder.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save_file({FLAT: weights}, draft / WEIGHTS)
+        (draft / "state.json").write_text(
+            json.dumps({"round": round_, "fingerprint": fingerprint}) + "\n"
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+
+    def last_checkpoint(self, fingerprint: str) -> tuple[int, NDArray[np.float32]] | None:
+        """Return the newest checkpoint's round and weights; None if there is none.
+
+        Raises:
+            UserError: if it belongs to another study, or is damaged.
+        """
+        folders = sorted((self.path / "checkpoints").glob("round-*"))
+        if not folders:
+            return None
+        try:
+            state = json.loads((folders[-1] / "state.json").read_text())
+            weights = load_file(folders[-1] / WEIGHTS)[FLAT]
+        except Exception:
+            raise UserError(folders[-1], "the checkpoint is damaged") from None
+        if state["fingerprint"] != fingerprint:
+            raise UserError(
+                folders[-1],
+                "the checkpoint belongs to another study",
+                remedy="A run is resumed with the study it was started with, unchanged.",
+            )
+        return int(state["round"]), weights
+
+    def write_model(self, arrays: Mapping[str, NDArray[np.float32]], fingerprint: str) -> None:
+        """Write the final weights under their parameters' names."""
+        draft = self.path / f".{WEIGHTS}"
+        save_file(dict(arrays), draft, metadata={"fingerprint": fingerprint})
+        draft.replace(self.path / WEIGHTS)
+
+    def _write(self, name: str, text: str) -> None:
+        draft = self.path / f".{name}"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(self.path / name)
+
+
+def _round_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["round"])
+    except (ValueError, KeyError, TypeError):
+        return 2**31  # a line cut short by a crash
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git_commit() -> str:
+    """Return the commit of the source tree that this code runs from; empty for an installation."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -1,0 +1,28 @@
+"""Federated averaging (McMahan et al., AISTATS 2017)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federation.reduce import WeightedSum
+
+Vector = NDArray[np.float32]
+
+
+class FedAvg:
+    """The next model is the old one plus the mean of the updates.
+
+    Each part of the model is averaged over the patients that had it, so that hospitals without
+    images do not hold the image encoder back.
+    """
+
+    name = "fedavg"
+    needs: Literal["sum", "each"] = "sum"
+    summary = "mean of the sites' updates, weighted by patients or uniformly"
+
+    def next_weights(self, weights: Vector, total: WeightedSum) -> Vector:
+        """Return weights + mean update, (parameters,) float32."""
+        return weights + total.mean()
