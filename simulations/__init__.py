@@ -1,0 +1,1 @@
+"""Many hospitals on one machine or a Ray cluster, running the code that is deployed."""

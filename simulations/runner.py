@@ -1,0 +1,120 @@
+"""Running a study on simulated sites, from the command line or from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from clients.site import find_sites, load_site
+from federation.errors import UserError
+from federation.study import Study
+from server.coordinator import Outcome, Progress, run_study
+from server.exchange import Exchange
+from server.report.page import write_report
+from server.run_folder import RunFolder
+from simulations.grids import LocalGrid, RayGrid, SimulatedGrid
+
+MANY_SITES = 32
+
+
+def simulate(
+    study: Study,
+    sites: Path,
+    out: Path,
+    *,
+    workers: int | None = None,
+    ray_address: str | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Run a study on the sites of a folder and write the run folder with its report.
+
+    Args:
+        study: the resolved study.
+        sites: a folder with one folder per site.
+        out: the run folder.
+        workers: Ray actors; 0 runs in this process without Ray; None chooses by a rule.
+        ray_address: of a running Ray cluster.
+        resume: continue the run in ``out`` after its last checkpoint.
+        progress: told of rounds as they end.
+
+    Raises:
+        UserError: if a site or the study cannot be used; nothing has been trained then.
+        NoUsableModel, Refused: as ``run_study``.
+    """
+    progress = progress or Progress()
+    files = _named_files(sites, study)
+    count, why = choose_workers(study, len(files), workers, ray_address)
+    folder = RunFolder(out, resume)
+    progress.tell(f"{len(files)} sites, {why}")
+    grid = _grid(files, count, ray_address)
+    try:
+        _inspect(grid, study, progress)
+        exchange = Exchange(grid, folds=True, pooled_node=grid.pooled_node)
+        environment = {"grid": type(grid).__name__, "workers": count, "workers chosen": why}
+        outcome = run_study(exchange, study, folder, environment, progress, resume)
+    finally:
+        grid.close()
+    progress.tell("report")
+    write_report(out)
+    return outcome
+
+
+def choose_workers(
+    study: Study, sites: int, wanted: int | None, ray_address: str | None
+) -> tuple[int, str]:
+    """Return the number of Ray actors, 0 for none, and the reason in words.
+
+    The choice depends on the study and the number of sites alone, never on a timing.
+
+    Raises:
+        UserError: if more workers are wanted than there are cores.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if wanted is not None:
+        if wanted < 0 or (wanted > cores and ray_address is None):
+            raise UserError("--workers", f"{wanted} is not between 0 and the {cores} cores here")
+        return wanted, "in this process, as asked" if wanted == 0 else f"{wanted} Ray workers"
+    if ray_address is not None:
+        return sites, "one Ray worker a site, on the cluster"
+    if study.modalities.image is None and sites < MANY_SITES:
+        return 0, "in this process: a small study, for which starting Ray does not pay"
+    return min(cores, sites), f"{min(cores, sites)} Ray workers"
+
+
+def _named_files(folder: Path, study: Study) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in find_sites(folder):
+        name = load_site(file).name
+        if name in files:
+            raise UserError(
+                file, f'"{name}" is also the name of {files[name]}', field="site.name"
+            )
+        files[name] = file
+    needed = study.strategy.minimum_sites
+    if len(files) < needed:
+        raise UserError(
+            folder,
+            f"{len(files)} sites were found, the study needs {needed}",
+            field="strategy.minimum_sites",
+        )
+    return files
+
+
+def _grid(files: Mapping[str, Path], workers: int, ray_address: str | None) -> SimulatedGrid:
+    return LocalGrid(files) if workers == 0 else RayGrid(files, workers, ray_address)
+
+
+def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> None:
+    """Read all cohorts before anything is trained, so that a mistake costs seconds."""
+    progress.tell("reading cohorts")
+    inspections = grid.inspect(study)
+    errors = [inspection.error for inspection in inspections if inspection.error is not None]
+    if errors:
+        raise errors[0]
+    for inspection in inspections:
+        counted = "; ".join(f"{reason}: {n}" for reason, n in inspection.counted.items())
+        progress.tell(
+            f"{inspection.site}: {inspection.patients} patients" + (f" ({counted})" if counted else "")
+        )

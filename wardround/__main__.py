@@ -1,0 +1,36 @@
+"""``wardround``: the command line. Each command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from federation.errors import WardroundError
+from wardround import data, run
+
+cli = typer.Typer(
+    name="wardround",
+    help="Federated learning for hospitals: train across sites without moving patient data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+run.register(cli)
+data.register(cli)
+
+
+def main() -> None:
+    """Run a command; a user's mistake ends in one message and an exit code, not a traceback."""
+    try:
+        cli()
+    except WardroundError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped by the user", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Commands that write site folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(cli: typer.Typer) -> None:
+    """Add this group's commands."""
+    cli.command()(synthesize)
+    cli.command()(dataset)
+
+
+def synthesize(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")],
+    sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 6,
+    patients: Annotated[int, typer.Option(help="Patients a hospital, on average.")] = 300,
+    seed: Annotated[int, typer.Option(help="Equal seeds write equal files.")] = 7,
+) -> None:
+    """Write synthetic hospitals: MEDS events, DICOM images, notes, labels, known truth."""
+    from simulations.consortium import synthesize as write
+
+    write(out, sites=sites, patients=patients, seed=seed)
+    print(out)
+
+
+def dataset(
+    name: Annotated[str, typer.Argument(help="uci-heart", show_default=False)],
+    source: Annotated[Path, typer.Option(help="The publisher's files.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Turn published open data, as its publisher ships it, into site folders."""
+    from federation.errors import UserError
+    from federation.validation import nearest
+    from simulations.datasets import DATASETS
+
+    if name not in DATASETS:
+        guess = nearest(name, DATASETS)
+        hint = f'Did you mean "{guess}"? ' if guess else ""
+        raise UserError("dataset", f'"{name}" is not known', remedy=f"{hint}Known: {', '.join(DATASETS)}.")
+    report = DATASETS[name].convert(source, out)
+    for site in report.sites:
+        excluded = "".join(f", {count} {reason}" for reason, count in site.excluded.items())
+        print(f"{site.site}: {site.patients} patients of {site.rows} rows{excluded}")
+    print(out)

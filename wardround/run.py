@@ -1,0 +1,130 @@
+"""Commands that run studies and show what came of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from server.coordinator import Progress
+
+
+def register(cli: typer.Typer) -> None:
+    """Add this group's commands."""
+    cli.command()(simulate)
+    cli.command()(report)
+    cli.command()(strategies)
+
+
+def simulate(
+    study: Annotated[Path, typer.Argument(help="The study file.", show_default=False)],
+    sites: Annotated[Path, typer.Option(help="A folder with one folder per site.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Replace the study's seed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; by default under runs/.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Ray workers; 0 runs in this process without Ray.")
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A run folder, to continue after its last checkpoint.")
+    ] = None,
+) -> None:
+    """Train a study across simulated sites; prints the run folder last."""
+    from federation.errors import UserError
+    from federation.study import load_study
+    from simulations.runner import simulate as run
+
+    if resume is not None and out not in (None, resume):
+        raise UserError("--out", "a resumed run stays in its own folder; leave --out away")
+    resolved = load_study(study, set_ or (), seed)
+    name = f"{resolved.study.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = resume or out or Path("runs") / name
+    outcome = run(
+        resolved,
+        sites,
+        folder,
+        workers=workers,
+        ray_address=ray_address,
+        resume=resume is not None,
+        progress=_progress(),
+    )
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(_headline(outcome.folder))
+    print(f"report: {outcome.folder / 'report.html'}")
+    print(outcome.folder)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+) -> None:
+    """Write report.html of a run again."""
+    from server.report.page import write_report
+
+    print(write_report(run))
+
+
+def strategies(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List the aggregation strategies."""
+    from server.strategies import STRATEGIES
+
+    known = [{"name": s.name, "needs": s.needs, "summary": s.summary} for s in STRATEGIES.values()]
+    if as_json:
+        print(json.dumps(known, indent=1))
+        return
+    for one in known:
+        print(f"{one['name']:<12} needs {one['needs']:<5} {one['summary']}")
+
+
+def _progress() -> Progress:
+    """Show rounds on a live line on a terminal, and as plain lines elsewhere."""
+    from rich.console import Console
+
+    from server.coordinator import Progress
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    began = time.monotonic()
+
+    def tell(text: str) -> None:
+        console.print(f"[{time.monotonic() - began:6.1f} s] {text}", markup=False)
+
+    def round_done(record: dict[str, Any], rounds: int) -> None:
+        metrics = record["metrics"] or {}
+        parts = [f"round {record['round']}/{rounds}"]
+        if record["loss"] is not None:
+            parts.append(f"loss {record['loss']:.4f}")
+        if metrics.get("auroc") is not None:
+            parts.append(f"tuning AUROC {metrics['auroc']:.3f}")
+        parts.append(f"{len(record['answered'])}/{len(record['asked'])} sites")
+        parts += [f"{s}: {why}" for s, why in (record["failed"] | record["rejected"]).items()]
+        tell(", ".join(parts))
+
+    return Progress(tell, round_done)
+
+
+def _headline(folder: Path) -> str:
+    models = json.loads((folder / "metrics.json").read_text())["models"]
+    lines = []
+    for name, model in models.items():
+        auroc = model["overall"].get("auroc") or {}
+        if auroc.get("value") is None:
+            lines.append(f"{name}: no AUROC ({auroc.get('reason', 'withheld')})")
+            continue
+        interval = ""
+        if auroc.get("low") is not None:
+            interval = f" (95% interval {auroc['low']:.3f} to {auroc['high']:.3f})"
+        lines.append(f"{name}: held-out AUROC {auroc['value']:.3f}{interval}")
+    return "\n".join(lines)
