@@ -104,8 +104,7 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
     behind["fusion"] = len(rows)
     weights = {
-        part.name: behind[part.name] if behind[part.name] >= minimum else 0
-        for part in model.parts
+        part.name: behind[part.name] if behind[part.name] >= minimum else 0 for part in model.parts
     }
     body = TrainBody(loss=result.loss, steps=result.steps, patients=weights)
     return Reply("ok", body, update=model.weights() - instruction.weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,14 @@ from federation.vocabulary import AGE
 SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
 UNKNOWN = "unknown"
 AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (200, "80+"))
-KNOWN_ETHNICITIES = ("white", "black", "asian", "hispanic", "native")
+KNOWN_ETHNICITIES = (
+    # Whole words, for "Caucasian" holds "asian"; the first that fits.
+    ("white", re.compile(r"\b(white|caucasian)\b")),
+    ("black", re.compile(r"\b(black|african)\b")),
+    ("asian", re.compile(r"\basian\b")),
+    ("hispanic", re.compile(r"(?<!non-)(?<!non )(?<!not )\b(hispanic|latin[aox])\b")),
+    ("native", re.compile(r"\bnative\b")),
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Patients:
         splits: rows of each split.
         subgroups: (patients,) level names for each attribute that the site offers.
         excluded: patients left out, by reason.
-        notices: other counts that a person should see, by what was counted.
+        notices: patients with something that a person should see, by what it is.
     """
 
     subject_ids: NDArray[np.int64]
@@ -61,8 +69,9 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     """
     excluded: Counter[str] = Counter()
     notices: Counter[str] = Counter()
-    labels = _one_label_each(meds.read_labels(site.labels), excluded, notices)
-    events, unlabelled = meds.read_events(site.events, pa.array(labels["subject_id"]))
+    rows = meds.read_labels(site.labels)
+    labels = _one_label_each(rows, excluded, notices)
+    events, unlabelled = meds.read_events(site.events, pa.array(rows["subject_id"].unique()))
     if unlabelled:
         excluded["no label"] += unlabelled
     seen = labels["subject_id"].isin(events["subject_id"].unique())
@@ -106,7 +115,7 @@ def _one_label_each(
     drop(labels["prediction_time"].isna(), "no prediction time")
     repeated = labels.duplicated()
     if repeated.any():
-        notices["repeated label rows"] += int(repeated.sum())
+        notices["repeated label rows"] += labels.loc[repeated, "subject_id"].nunique()
         labels = labels[~repeated]
     labels = labels.sort_values(["subject_id", "prediction_time"], kind="stable")
     moment = ["subject_id", "prediction_time"]
@@ -120,7 +129,8 @@ def _one_label_each(
     )
     later = labels.duplicated("subject_id")
     if later.any():
-        notices["later prediction times of the same patients, not used"] += int(later.sum())
+        patients = labels.loc[later, "subject_id"].nunique()
+        notices["later prediction times, not used"] += patients
     return labels[~later].reset_index(drop=True)
 
 
@@ -142,7 +152,7 @@ def _before_prediction(
     hours = gap / np.timedelta64(1, "h")
     kept = ~(hours < 0)
     if not kept.all():
-        notices["events after the prediction time, not used"] += int((~kept).sum())
+        notices["events after the prediction time, not used"] += len(np.unique(row[~kept]))
     past = events.loc[kept, ["code", "numeric_value", "text_value"]].assign(
         row=row[kept], hours_before=hours[kept]
     )
@@ -150,7 +160,7 @@ def _before_prediction(
     ages = births.assign(code=AGE, numeric_value=births["hours_before"] / (24 * 365.25))
     ages["hours_before"] = np.nan
     past["code"] = past["code"].astype(str)
-    together = pd.concat([past, ages], ignore_index=True)
+    together = pd.concat([past, ages], ignore_index=True) if len(ages) else past
     ordered = together.sort_values(
         ["row", "hours_before"], ascending=[True, False], na_position="first", kind="stable"
     )
@@ -158,9 +168,7 @@ def _before_prediction(
     return ordered.reset_index(drop=True)
 
 
-def _split(
-    labels: pd.DataFrame, split: SplitSection, site: Site
-) -> dict[Split, NDArray[np.int64]]:
+def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split, NDArray[np.int64]]:
     if split.by == "given":
         return {name: np.flatnonzero(labels["split"] == name) for name in SPLITS}
     place = _hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
@@ -215,5 +223,5 @@ def _sex(value: str) -> str:
 
 def _ethnicity(value: str) -> str:
     """A closed list, so that no free text of a site can become the name of a cell."""
-    lowered = value.lower()
-    return next((known for known in KNOWN_ETHNICITIES if known in lowered), "other")
+    lowered = value.lower().replace("_", " ").replace(" or latino", "")
+    return next((known for known, words in KNOWN_ETHNICITIES if words.search(lowered)), "other")

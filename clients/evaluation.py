@@ -30,7 +30,9 @@ def evaluate_locally(
             if attribute not in cohort.patients.subgroups:
                 continue
             levels = cohort.patients.subgroups[attribute][rows]
-            sizes[attribute] = {str(v): int(n) for v, n in zip(*np.unique(levels, return_counts=True), strict=True)}
+            sizes[attribute] = {
+                str(v): int(n) for v, n in zip(*np.unique(levels, return_counts=True), strict=True)
+            }
             members |= {f"{attribute}={level}": levels == level for level in sizes[attribute]}
     withheld = withheld_cells(len(rows), sizes, policy.minimum_cell)
     if "" in withheld:
@@ -53,7 +55,7 @@ def predict(model: FlatModel, cohort: Cohort, rows: NDArray[np.int64]) -> NDArra
     with torch.no_grad():
         logits = [
             model.module(*cohort.inputs(chunk, device)).double().cpu()
-            for chunk in torch.from_numpy(rows).split(CHUNK)
+            for chunk in torch.split(torch.from_numpy(rows), CHUNK)
         ]
     scores: NDArray[np.float64] = torch.sigmoid(torch.cat(logits)).numpy()
     return scores

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class ModalityTensor:
     Attributes:
         values: (patients, ...); zeros where absent.
         present: (patients,) bool.
-        unusable: what could not be used, counted by reason.
+        unusable: patients of whom something could not be used, by reason.
     """
 
     values: Tensor
@@ -47,13 +47,12 @@ def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) 
         scaled values; ``count`` is log(1 + n); ``since`` is exp(-hours / 24) of the newest;
         ``present`` is 0 or 1.
     """
-    events = _in_window(patients, section)
-    marks = _marks(events, vocabulary)
+    marks = _marks(_in_window(patients, section), vocabulary)
     shape = (len(patients), vocabulary.places)
     columns = _aggregates(marks, shape)
     wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
     present = np.zeros(len(patients), bool)
-    present[events["row"].unique()] = True
+    present[marks.row] = True
     values = torch.from_numpy(wanted.reshape(len(patients), -1).astype(np.float32))
     return ModalityTensor(values, torch.from_numpy(present), {})
 
@@ -93,7 +92,7 @@ def image_tensor(patients: Patients, section: ImageSection, folder: Path | None)
     size = section.size
     values = np.zeros((len(patients), 1, size, size), np.float32)
     present = np.zeros(len(patients), bool)
-    unusable: Counter[str] = Counter()
+    unusable: dict[str, set[int]] = {}
     for row, file in zip(*_newest_first(patients.events, "IMAGE//"), strict=True):
         if folder is None or present[row]:
             continue
@@ -101,8 +100,9 @@ def image_tensor(patients: Patients, section: ImageSection, folder: Path | None)
             values[row, 0] = read_image(_inside(folder, file), size)
             present[row] = True
         except UnreadableImage as error:
-            unusable[f"image: {error}"] += 1
-    return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), dict(unusable))
+            unusable.setdefault(f"image: {error}", set()).add(row)
+    counted = {reason: len(rows) for reason, rows in unusable.items()}
+    return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), counted)
 
 
 def text_tensor(patients: Patients, section: TextSection, offered: bool) -> ModalityTensor:
@@ -113,16 +113,17 @@ def text_tensor(patients: Patients, section: TextSection, offered: bool) -> Moda
     """
     tokens = np.full((len(patients), section.max_tokens), PADDING, np.int64)
     used = np.zeros(len(patients), np.int64)
-    shortened = 0
+    shortened = np.zeros(len(patients), bool)
     for row, note in zip(*_newest_first(patients.events, "NOTE//"), strict=True):
         if not offered:
             break
         found = [1 + bucket_of(token, section.buckets) for token in tokens_of(note)]
         room = section.max_tokens - used[row]
-        shortened += len(found) > room
+        shortened[row] |= len(found) > room
         tokens[row, used[row] : used[row] + len(found)] = found[:room]
         used[row] += min(len(found), room)
-    unusable = {"note: cut at the study's max_tokens": shortened} if shortened else {}
+    cut = int(shortened.sum())
+    unusable = {"note: cut at the study's max_tokens": cut} if cut else {}
     return ModalityTensor(torch.from_numpy(tokens), torch.from_numpy(used > 0), unusable)
 
 
@@ -133,8 +134,9 @@ def tokens_of(note: str) -> list[str]:
     ['no', 'no fever', 'fever']
     """
     words = re.findall(r"\w+", note.lower())
-    pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
-    return [token for both in zip(words, [*pairs, ""], strict=True) for token in both if token]
+    pairs = [f"{a} {b}" for a, b in pairwise(words)]
+    # without strict: a note of no words has no pairs either
+    return [token for both in zip(words, [*pairs, ""], strict=False) for token in both if token]
 
 
 def _in_window(patients: Patients, section: EhrSection) -> pd.DataFrame:
@@ -159,7 +161,7 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary) -> _Marks:
     places = [vocabulary.places_of(code) for code in categories]
     code = events["code"].cat.codes.to_numpy()
     scaled = _scaled(events["numeric_value"].to_numpy(np.float64), code, categories, vocabulary)
-    rows, marked, hours, values = [], [], [], []
+    rows, marked, hours, values, order = [], [], [], [], []
     for depth in range(max((len(where) for where, _ in places), default=0)):
         place = np.array([where[depth] if depth < len(where) else -1 for where, _ in places])[code]
         valued = np.array([-1 if target is None else target for _, target in places])[code]
@@ -168,10 +170,13 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary) -> _Marks:
         marked.append(place[kept])
         hours.append(events["hours_before"].to_numpy()[kept])
         values.append(np.where(place == valued, scaled, np.nan)[kept])
+        order.append(np.flatnonzero(kept))
     if not rows:
         nothing = np.zeros(0)
         return _Marks(nothing.astype(np.int64), nothing.astype(np.int64), nothing, nothing)
-    return _Marks(*(np.concatenate(part) for part in (rows, marked, hours, values)))
+    # Back from depth by depth to the order of the events, also where codes share a bucket.
+    sequence = np.argsort(np.concatenate(order), kind="stable")
+    return _Marks(*(np.concatenate(part)[sequence] for part in (rows, marked, hours, values)))
 
 
 def _scaled(
@@ -241,7 +246,10 @@ def _newest_first(events: pd.DataFrame, prefix: str) -> tuple[list[int], list[st
 
 
 def _inside(folder: Path, file: str) -> Path:
-    path = (folder / file).resolve()
+    try:
+        path = (folder / file).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
+        raise UnreadableImage("not a file name") from None
     if not path.is_relative_to(folder.resolve()):
         raise UnreadableImage("the path leads out of the data folder")
     return path

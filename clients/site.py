@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
 
 SUBGROUP_ATTRIBUTES = ("sex", "age_band", "ethnicity")
+KEY_BYTES = 32
 
 
 class SiteSection(Section):
@@ -99,14 +102,15 @@ class Site:
         path = self.state / "patient.key"
         try:
             if not path.exists():
-                self.state.mkdir(parents=True, exist_ok=True)
-                path.touch(mode=0o600, exist_ok=False)
-                path.write_text(secrets.token_hex(32))
-            return bytes.fromhex(path.read_text().strip())
+                _draw_key(path)
+            key = bytes.fromhex(path.read_text().strip())
         except ValueError:
             raise UserError(path, "expected hexadecimal digits") from None
         except OSError as error:
             raise UserError(path, f"cannot be read or made: {error.strerror}") from None
+        if len(key) < KEY_BYTES:
+            raise UserError(path, f"expected {2 * KEY_BYTES} hexadecimal digits, found fewer")
+        return key
 
 
 def load_site(path: Path) -> Site:
@@ -150,6 +154,18 @@ def find_sites(folder: Path) -> list[Path]:
             remedy="`wardround synthesize` and `wardround dataset` write such a folder.",
         )
     return [file.absolute() for file in files]
+
+
+def _draw_key(path: Path) -> None:
+    """Write a new key under its name at once, whole, or not at all if another process was first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(KEY_BYTES))
+    with contextlib.suppress(FileExistsError):
+        os.link(draft, path)
+    draft.unlink()
 
 
 def _existing(file: Path, field: str, given: str, what: str, folder: bool = True) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from clients.site import Site, load_site
 from federation.models.build import FlatModel, build_model
 from federation.study import Study
 from federation.vocabulary import Vocabulary
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,14 @@ class Cohort:
 
     def inputs(self, rows: Tensor, device: torch.device) -> tuple[dict[str, Tensor], ...]:
         """Return the model's two arguments for some rows: values and presence by modality."""
-        values = {n: m.values[rows].to(device) for n, m in self.modalities.items()}
-        present = {n: m.present[rows].to(device) for n, m in self.modalities.items()}
-        return values, present
+        values = {name: modality.values[rows] for name, modality in self.modalities.items()}
+        present = {name: modality.present[rows] for name, modality in self.modalities.items()}
+        if device.type == "cpu":
+            return values, present
+        return (
+            {name: value.to(device) for name, value in values.items()},
+            {name: mask.to(device) for name, mask in present.items()},
+        )
 
     @property
     def unusable(self) -> dict[str, int]:
@@ -96,16 +104,16 @@ class Workbench:
         modalities = {
             name: self._once(
                 (name, file, *task, repr(getattr(study.modalities, name)), repr(vocabulary)),
-                lambda name=name: read(name),  # type: ignore[misc]
+                functools.partial(read, name),
             )
             for name in study.modalities.names
         }
         return Cohort(patients, modalities, torch.from_numpy(patients.labels))
 
-    def _once(self, key: tuple[Any, ...], make: Any) -> Any:
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]
+        return cast(T, self._kept[key])
 
 
 def choose_device(site: Site) -> torch.device:

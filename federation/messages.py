@@ -77,12 +77,14 @@ class Instruction:
             task["vocabulary"] = self.vocabulary.canonical
         records = RecordDict(
             {
-                "study": ConfigRecord({"json": self.study.canonical, "fingerprint": self.study.fingerprint}),
+                "study": ConfigRecord(
+                    {"json": self.study.canonical, "fingerprint": self.study.fingerprint}
+                ),
                 "task": ConfigRecord(task),
             }
         )
         if self.weights is not None:
-            records["weights"] = ArrayRecord({"flat": Array(self.weights)})
+            records["weights"] = _vector(self.weights)
         return records
 
     @classmethod
@@ -97,7 +99,9 @@ class Instruction:
             study = _read_study(str(records["study"]["json"]))
             if study.fingerprint != records["study"]["fingerprint"]:
                 raise ValueError("the study does not match its fingerprint")
-            task = dict(records["task"])  # type: ignore[arg-type]
+            task: dict[str, Any] = dict(records["task"])
+            if task.get("split") not in (None, *get_args(Split)):
+                raise ValueError("unknown split")
             return cls(
                 study=study,
                 model=str(task["model"]),
@@ -107,7 +111,7 @@ class Instruction:
                 split=task.get("split"),
                 fold=bool(task["fold"]),
             )
-        except (KeyError, TypeError, ValidationError) as error:
+        except (AttributeError, KeyError, TypeError, ValidationError) as error:
             raise ValueError("not an instruction of this version") from error
 
 
@@ -181,15 +185,9 @@ class Reply:
             reply["body"] = self.body.model_dump_json()
         records = RecordDict({"reply": ConfigRecord(reply)})
         if self.update is not None:
-            records["update"] = ArrayRecord({"flat": Array(self.update)})
+            records["update"] = _vector(self.update)
         if self.partial is not None:
-            records["partial"] = ArrayRecord({"flat": Array(self.partial.values)})
-            description = {
-                "parts": [[p.name, p.start, p.stop] for p in self.partial.parts],
-                "weights": self.partial.weights,
-                "members": self.partial.members,
-            }
-            records["partial_of"] = ConfigRecord({"json": json.dumps(description)})
+            records.update(partial_records(self.partial))
         return records
 
     @classmethod
@@ -206,21 +204,24 @@ class Reply:
             ValueError: if it is not a reply of this version to that type of message.
         """
         try:
-            reply: dict[str, Any] = dict(records["reply"])  # type: ignore[arg-type]
+            reply: dict[str, Any] = dict(records["reply"])
             text = reply.get("body")
             body = None if text is None else BODIES[message_type].model_validate_json(text)
             if reply["status"] not in get_args(Status):
                 raise ValueError("unknown status")
             if (reply["status"] == "ok") != (body is not None):
                 raise ValueError("a body belongs to the status ok alone")
+            update = _read_vector(records, "update")
+            if isinstance(body, TrainBody) and update is None and not folded:
+                raise ValueError("training without an update")
             return cls(
                 status=reply["status"],
                 body=body,
-                update=_read_vector(records, "update"),
+                update=update,
                 partial=_read_partial(records) if folded else None,
                 rejected=str(reply["rejected"]) if folded else "",
             )
-        except (KeyError, TypeError, ValidationError) as error:
+        except (AttributeError, KeyError, TypeError, ValidationError) as error:
             raise ValueError("not a reply of this version") from error
 
 
@@ -234,20 +235,50 @@ def _read_vocabulary(text: str | None) -> Vocabulary | None:
     return None if text is None else Vocabulary.from_json(text)
 
 
-def _read_vector(records: RecordDict, name: str) -> Vector | None:
+def _read_vector(records: RecordDict, name: str, kind: str = "float32") -> NDArray[Any] | None:
+    """Return a read-only view of a vector, or None if there is none.
+
+    Raises:
+        ValueError: if its bytes are not what its description says.
+    """
     if name not in records:
         return None
-    array: Vector = records[name]["flat"].numpy()  # type: ignore[index,union-attr]
-    return array
+    array: Array = records[name]["flat"]  # type: ignore[assignment]
+    if array.stype != "raw" or array.dtype != kind or len(array.shape) != 1:
+        raise ValueError("not a vector of this version")
+    vector = np.frombuffer(array.data, np.dtype(kind).newbyteorder("<"))
+    if vector.shape != tuple(array.shape):
+        raise ValueError("a vector is shorter or longer than it says")
+    return vector
+
+
+def _vector(values: NDArray[Any]) -> ArrayRecord:
+    """Wrap a vector as its little-endian bytes: NumPy's own format costs more than it carries."""
+    data = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+    return ArrayRecord({"flat": Array(values.dtype.name, values.shape, "raw", data)})
+
+
+def partial_records(partial: WeightedSum) -> dict[str, ArrayRecord | ConfigRecord]:
+    """Encode a sum over several sites of one host."""
+    description = {
+        "parts": [[part.name, part.start, part.stop] for part in partial.parts],
+        "weights": partial.weights,
+        "members": partial.members,
+    }
+    return {
+        "partial": _vector(partial.values),
+        "partial_of": ConfigRecord({"json": json.dumps(description)}),
+    }
 
 
 def _read_partial(records: RecordDict) -> WeightedSum | None:
-    if "partial" not in records:
+    values = _read_vector(records, "partial", "int64")
+    if values is None:
         return None
     description = json.loads(str(records["partial_of"]["json"]))
     return WeightedSum(
         parts=tuple(Part(*part) for part in description["parts"]),
-        values=records["partial"]["flat"].numpy(),  # type: ignore[index,union-attr]
+        values=values,
         weights=description["weights"],
         members=description["members"],
     )

@@ -95,7 +95,9 @@ class WeightedSum:
         result = np.zeros(len(self.values), np.float32)
         for part in self.parts:
             if self.weights[part.name]:
-                total = np.ldexp(self.values[part.start : part.stop].astype(np.float64), -SCALE_BITS)
+                total = np.ldexp(
+                    self.values[part.start : part.stop].astype(np.float64), -SCALE_BITS
+                )
                 result[part.start : part.stop] = total / self.weights[part.name]
         return result
 

@@ -81,7 +81,7 @@ class EhrSection(Section):
     vocabulary: Literal["hashed", "listed", "prepared"] = "hashed"
     buckets: PositiveInt = 256
     vocabulary_size: PositiveInt = 512
-    reference_ranges: dict[str, tuple[float, float]] = {}
+    reference_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     codes: tuple[str, ...] = ()
     aggregates: tuple[Aggregate, ...] = Field(
         default=("last", "mean", "count", "slope", "since", "present"), min_length=1
@@ -95,7 +95,8 @@ class EhrSection(Section):
         for code, (low, high) in ranges.items():
             if not low < high:
                 raise ValueError(f"{code}: low must be below high, found [{low:g}, {high:g}]")
-        return ranges
+        # In one order, as in the fingerprint: it decides the places of the codes.
+        return dict(sorted(ranges.items()))
 
     @model_validator(mode="after")
     def _something_listed(self) -> EhrSection:
@@ -227,7 +228,7 @@ class EvaluationSection(Section):
     """
 
     every: int = Field(default=1, ge=0)
-    subgroups: tuple[str, ...] = ("sex", "age_band")
+    subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ("sex", "age_band")
     baselines: tuple[Literal["local", "pooled", "single_modality"], ...] = ()
 
 
@@ -288,8 +289,8 @@ def load_study(path: Path, overrides: Iterable[str] = (), seed: int | None = Non
         data["study"].pop("fingerprint", None)  # derived; a resolved study.toml carries it
     for override in overrides:
         _apply_override(data, override)
-    if seed is not None:
-        data.setdefault("study", {})["seed"] = seed
+    if seed is not None and isinstance(data.setdefault("study", {}), dict):
+        data["study"]["seed"] = seed
     return validate(Study, data, path)
 
 

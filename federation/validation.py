@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -81,8 +82,7 @@ def _explain(model: type[BaseModel], details: ErrorDetails) -> tuple[str, str, s
     given = details.get("input")
     if details["type"] == "literal_error":
         expected = str(details.get("ctx", {}).get("expected", ""))
-        guess = nearest(str(given), [option.strip("'") for option in expected.split(" or ")])
-        guess = guess or nearest(str(given), expected.replace("'", "").replace(" or ", ", ").split(", "))
+        guess = nearest(str(given), re.findall("'([^']*)'", expected))
         hint = f'Did you mean "{guess}"?' if guess else ""
         return field, f'"{given}" is not one of {expected}', hint
     problem = details["msg"].removeprefix("Value error, ").rstrip(".")

@@ -61,8 +61,10 @@ class CodeMoments:
         if self.values < 2:
             return None
         mean = self.total / self.values
-        variance = max(self.total_of_squares / self.values - mean * mean, 0.0)
-        return Scale(mean, math.sqrt(variance) or 1.0)
+        variance = self.total_of_squares / self.values - mean * mean
+        # What rounding leaves of a value that never varies must not become its spread.
+        varies = variance > 1e-12 * mean * mean
+        return Scale(mean, math.sqrt(variance) if varies else 1.0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Vocabulary:
             return (), None
         if code in self._index:
             return (self._index[code],), self._index[code]
-        if not self.buckets:
+        if code == AGE or not self.buckets:  # a study without age must not get it by a bucket
             return (), None
         hashed = [len(self.codes) + bucket_of(piece, self.buckets) for piece in pieces(code)]
         return tuple(dict.fromkeys(hashed)), hashed[-1]

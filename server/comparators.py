@@ -80,4 +80,3 @@ def _train_alone(task: Task) -> dict[str, Vector]:
             except UpdateRejected:
                 del weights[answer.site]
     return weights
-

@@ -15,7 +15,7 @@ from clients.workbench import Cohort, Workbench, pool
 from federation.collect import UpdateSum
 from federation.errors import UserError
 from federation.flower import simulated_context, take_simulated_identity
-from federation.messages import TRAIN, Instruction, Reply
+from federation.messages import TRAIN, Instruction, Reply, partial_records
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
 
@@ -68,21 +68,22 @@ class SiteHost:
         return [self._inspect(node, study) for node in nodes]
 
     def _fold(self, replies: Sequence[Message], instruction: Instruction) -> None:
-        site = self._workbench.model(instruction.study, instruction.vocabulary)
-        updates = UpdateSum(site.parts, instruction.study.strategy)
-        last: tuple[Message, Reply] | None = None
+        """Take the updates out of the replies and put their sum into the last one."""
+        model = self._workbench.model(instruction.study, instruction.vocabulary)
+        updates = UpdateSum(model.parts, instruction.study.strategy)
+        carrier: Message | None = None
         for message in replies:
             reply = Reply.from_records(message.content, TRAIN)
             if reply.update is None:
                 continue
             rejected = updates.take(reply)
-            folded = dataclasses.replace(reply, update=None, rejected=rejected)
-            message.content = folded.to_records()
-            if not rejected:
-                last = message, folded
-        if last is not None:
-            message, folded = last
-            message.content = dataclasses.replace(folded, partial=updates.total).to_records()
+            if rejected:
+                message.content = Reply("ok", reply.body, rejected=rejected).to_records()
+            else:
+                del message.content["update"]
+                carrier = message
+        if carrier is not None:
+            carrier.content.update(partial_records(updates.total))
 
     def _inspect(self, node: int, study: Study) -> Inspection:
         file = str(self._contexts[node].node_config["site"])
@@ -125,5 +126,7 @@ class PoolingWorkbench(Workbench):
         if file != POOLED:
             return super().cohort(file, study, vocabulary)
         key = (POOLED, study.fingerprint, vocabulary and vocabulary.canonical)
-        everybody = (super(PoolingWorkbench, self).cohort(f, study, vocabulary) for f in self._files)
+        everybody = (
+            super(PoolingWorkbench, self).cohort(f, study, vocabulary) for f in self._files
+        )
         return self._once(key, lambda: pool(list(everybody)))

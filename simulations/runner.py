@@ -88,9 +88,7 @@ def _named_files(folder: Path, study: Study) -> dict[str, Path]:
     for file in find_sites(folder):
         name = load_site(file).name
         if name in files:
-            raise UserError(
-                file, f'"{name}" is also the name of {files[name]}', field="site.name"
-            )
+            raise UserError(file, f'"{name}" is also the name of {files[name]}', field="site.name")
         files[name] = file
     needed = study.strategy.minimum_sites
     if len(files) < needed:
@@ -116,5 +114,6 @@ def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> None:
     for inspection in inspections:
         counted = "; ".join(f"{reason}: {n}" for reason, n in inspection.counted.items())
         progress.tell(
-            f"{inspection.site}: {inspection.patients} patients" + (f" ({counted})" if counted else "")
+            f"{inspection.site}: {inspection.patients} patients"
+            + (f" ({counted})" if counted else "")
         )

@@ -40,7 +40,9 @@ def dataset(
     if name not in DATASETS:
         guess = nearest(name, DATASETS)
         hint = f'Did you mean "{guess}"? ' if guess else ""
-        raise UserError("dataset", f'"{name}" is not known', remedy=f"{hint}Known: {', '.join(DATASETS)}.")
+        raise UserError(
+            "dataset", f'"{name}" is not known', remedy=f"{hint}Known: {', '.join(DATASETS)}."
+        )
     report = DATASETS[name].convert(source, out)
     for site in report.sites:
         excluded = "".join(f", {count} {reason}" for reason, count in site.excluded.items())

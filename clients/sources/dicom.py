@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 PIXEL_TAGS = [
     "SOPClassUID",
@@ -59,18 +59,23 @@ def read_image(path: Path, size: int) -> NDArray[np.float32]:
         raise UnreadableImage("the file is missing") from None
     except Exception:
         raise UnreadableImage("not a DICOM file") from None
+    try:
+        _check_kind(dataset)
+        return resize(_display(dataset), size)
+    except UnreadableImage:
+        raise
+    except Exception:
+        # Tags and decoders raise anything at all on damaged files; what they say may quote them.
+        raise UnreadableImage("the pixels cannot be decoded") from None
+
+
+def _check_kind(dataset: Dataset) -> None:
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise UnreadableImage("more than one frame")
     if dataset.get("SamplesPerPixel") != 1:
         raise UnreadableImage("not a grey-scale image")
     if dataset.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnreadableImage("not a grey-scale image")
-    try:
-        shown = _display(dataset)
-    except Exception:
-        # Decoders raise anything at all on damaged files; what they say may quote the file.
-        raise UnreadableImage("the pixels cannot be decoded") from None
-    return resize(shown, size)
 
 
 def _display(dataset: Dataset) -> NDArray[np.float32]:

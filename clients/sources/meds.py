@@ -21,6 +21,7 @@ EVENT_COLUMNS: Mapping[str, pa.DataType] = {
     "text_value": pa.string(),
 }
 OPTIONAL = ("numeric_value", "text_value")
+LABEL_VALUES: Mapping[str, pa.DataType] = {"boolean_value": pa.bool_(), "integer_value": pa.int64()}
 
 
 def read_events(folder: Path, subjects: pa.Array) -> tuple[pd.DataFrame, int]:
@@ -44,13 +45,12 @@ def read_events(folder: Path, subjects: pa.Array) -> tuple[pd.DataFrame, int]:
     tables, others = [], set[int]()
     for file in files:
         table = _columns(file, EVENT_COLUMNS, OPTIONAL)
+        _no_nulls(table, "subject_id", file)
         wanted = pc.is_in(table["subject_id"], value_set=subjects)
         others.update(pc.unique(table["subject_id"].filter(pc.invert(wanted))).to_pylist())
         tables.append(table.filter(wanted))
     events = pa.concat_tables(tables)
-    for column in ("subject_id", "code"):
-        if events[column].null_count:
-            raise UserError(root, f"{events[column].null_count} rows have none", field=column)
+    _no_nulls(events, "code", root)
     coded = events.set_column(2, "code", events["code"].dictionary_encode())
     return coded.to_pandas(), len(others)
 
@@ -66,25 +66,25 @@ def read_labels(file: Path) -> pd.DataFrame:
         UserError: if the file is unreadable or lacks the columns.
     """
     schema = _schema(file)
-    value = next((c for c in ("boolean_value", "integer_value") if c in schema.names), None)
-    if value is None:
+    # A file may have all columns of the schema and fill only the one of its kind of task.
+    values = [name for name in LABEL_VALUES if name in schema.names]
+    if not values:
         raise UserError(
             file, "neither boolean_value nor integer_value is there", remedy=_have(schema)
         )
-    kind = pa.bool_() if value == "boolean_value" else pa.int64()
     columns = {
         "subject_id": pa.int64(),
         "prediction_time": pa.timestamp("us"),
-        value: kind,
+        **{name: LABEL_VALUES[name] for name in values},
     }
     table = _columns(file, columns, ())
-    if table["subject_id"].null_count:
-        raise UserError(file, f"{table['subject_id'].null_count} rows have none", field="subject_id")
+    _no_nulls(table, "subject_id", file)
+    given = pc.coalesce(*(table[name].cast(pa.float64(), safe=False) for name in values))
     return pd.DataFrame(
         {
             "subject_id": table["subject_id"].to_numpy(),
             "prediction_time": table["prediction_time"].to_pandas(),
-            "label": table[value].cast(pa.float64()).to_numpy().astype(np.float64),
+            "label": given.to_numpy().astype(np.float64),
         }
     )
 
@@ -101,7 +101,7 @@ def read_splits(folder: Path) -> dict[int, str]:
             file, 'there is no such file; split.by = "given" needs it', field="split.by"
         )
     table = _columns(file, {"subject_id": pa.int64(), "split": pa.string()}, ())
-    unknown = sorted(set(pc.unique(table["split"]).to_pylist()) - {"train", "tuning", "held_out"})
+    unknown = set(pc.unique(table["split"]).to_pylist()) - {"train", "tuning", "held_out"}
     if unknown:
         raise UserError(
             file,
@@ -109,6 +109,11 @@ def read_splits(folder: Path) -> dict[int, str]:
             field="split",
         )
     return dict(zip(table["subject_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+def _no_nulls(table: pa.Table, column: str, where: Path) -> None:
+    if table[column].null_count:
+        raise UserError(where, f"{table[column].null_count} rows have none", field=column)
 
 
 def _schema(file: Path) -> pa.Schema:

@@ -34,15 +34,24 @@ class MultimodalModel(nn.Module):
 
         Args:
             inputs: ``ehr`` (patients, features) float32; ``image`` (patients, 1, size, size)
-                float32; ``text`` (patients, tokens) int64. Rows of absent modalities are zeros.
-            present: (patients,) bool for each modality.
+                float32; ``text`` (patients, tokens) int64.
+            present: (patients,) bool for each modality; what stands in ``inputs`` where it is
+                False has no influence, not even if it is not a number.
 
         Returns:
             Logits, (patients,) float32.
         """
-        encoded = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        # Before the encoders: masking what comes out of them leaves 0 x NaN in their gradients.
+        encoded = {
+            name: encoder(_zero_where_absent(inputs[name], present[name]))
+            for name, encoder in self.encoders.items()
+        }
         logits: Tensor = self.fusion(encoded, present)
         return logits
+
+
+def _zero_where_absent(values: Tensor, present: Tensor) -> Tensor:
+    return values.masked_fill(~present.view(-1, *[1] * (values.dim() - 1)), 0)
 
 
 class FlatModel:
@@ -73,8 +82,11 @@ class FlatModel:
 
     def load(self, weights: Vector) -> None:
         """Overwrite the parameters in place."""
-        with torch.no_grad():
-            self.vector.copy_(torch.from_numpy(weights))
+        if self.vector.device.type == "cpu":
+            self.vector.detach().numpy()[:] = weights
+        else:
+            with torch.no_grad():
+                self.vector.copy_(torch.from_numpy(weights.copy()))
 
     def named_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return each parameter under its name, for files that others read."""

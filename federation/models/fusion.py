@@ -2,7 +2,7 @@
 
 Each fusion takes ``encoded[name]``: (patients, width of that encoder) and ``present[name]``:
 (patients,) bool, and returns logits (patients,). What stands in an absent modality's row has no
-influence, not even if it is not a number.
+influence on the logits; the model sees to it that it is finite.
 """
 
 from __future__ import annotations

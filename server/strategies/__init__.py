@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from server.strategies.fedavg import FedAvg, Vector, WeightedSum
+from federation.models.build import Vector
+from federation.reduce import WeightedSum
+from server.strategies.fedavg import FedAvg
 
 
 class Strategy(Protocol):

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from federation.models.build import Vector
 from federation.reduce import WeightedSum
-
-Vector = NDArray[np.float32]
 
 
 class FedAvg:
