@@ -1,1 +1,10 @@
-"""The HTML report of a run."""
+"""The report of a run: one HTML file that needs nothing but a browser.
+
+See also:
+    ``run_folder``: what is read; ``tables`` and ``plots``: what is shown; ``page``: how it is put
+    together.
+"""
+
+from server.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,219 @@
+"""95% intervals from counts: DeLong for AUROC, bootstrap of the table for the rest.
+
+A bin is a tie of its patients, so DeLong's variance of the tied scores is computed from the table
+itself; resampling patients is drawing a multinomial table. Both agree with what the patients'
+scores give, up to the width of a bin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from federation.metrics.calibration import (
+    brier,
+    brier_of,
+    calibration_intercept,
+    calibration_slope,
+    recalibration,
+    recalibration_step,
+    shift_step,
+)
+from federation.metrics.discrimination import (
+    auprc,
+    auprc_of,
+    auroc,
+    sensitivity_at_specificity,
+    sensitivity_of,
+)
+from federation.metrics.estimate import Estimate
+from federation.metrics.summary import EDGES, SCORES, THRESHOLDS, Floats, ScoreSummary
+from federation.metrics.utility import NetBenefit, net_benefit, net_benefit_of
+
+Z = 1.959963984540054
+REPLICATES = 500
+SINGLE = "no interval: a single patient of one class"
+TIED = "no interval: all scores are tied"
+CONSTANT = "no interval: every replicate is the same"
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Bootstrap tables of one summary, on its occupied bins only.
+
+    Args:
+        tables: (replicates, 2, bins) patients by label and bin.
+        scores: (bins,) midpoints.
+        lower: (bins,) lower edges.
+    """
+
+    tables: Floats
+    scores: Floats
+    lower: Floats
+
+
+def resample(
+    summary: ScoreSummary, generator: np.random.Generator, replicates: int = REPLICATES
+) -> Replicates:
+    """Draw tables of as many patients from the summary: the bootstrap of its patients.
+
+    Raises:
+        ValueError: if the summary is empty.
+    """
+    if not summary.n:
+        raise ValueError("an empty summary cannot be resampled")
+    occupied = np.flatnonzero(summary.counts.any(axis=0))
+    counts = summary.counts[:, occupied].ravel()
+    filled = np.flatnonzero(counts)
+    drawn: Floats = np.zeros((replicates, len(counts)))
+    # one patient at a time is the faster way to draw few patients from many bins
+    if summary.n <= 4 * len(filled):
+        owner = np.repeat(filled, counts[filled])
+        picks = owner[generator.integers(0, summary.n, (replicates, summary.n))]
+        picks += np.arange(replicates)[:, None] * len(counts)
+        drawn += np.bincount(picks.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    else:
+        shares = counts[filled] / summary.n
+        drawn[:, filled] = generator.multinomial(summary.n, shares, replicates)
+    tables = drawn.reshape(replicates, 2, len(occupied))
+    return Replicates(tables, SCORES[occupied], EDGES[occupied])
+
+
+def delong(summary: ScoreSummary) -> Estimate:
+    """AUROC with DeLong's interval on the logit scale.
+
+    At an AUROC of 0 or 1 the variance is 0 and the logit infinite: Newcombe's interval then. Scores
+    that are all tied have no interval.
+
+    Source: DeLong et al., Biometrics 1988; Newcombe, Statistics in Medicine 2006, method 5.
+    """
+    point = auroc(summary)
+    if point.value is None:
+        return point
+    if min(summary.positives, summary.negatives) < 2:
+        return replace(point, reason=SINGLE)
+    variance = delong_variance(summary)
+    if not 0.0 < point.value < 1.0:
+        low, high = _newcombe(point.value, summary.negatives, summary.positives)
+        return point.between(low, high, ((high - low) / (2 * Z)) ** 2)
+    if variance <= 0.0:
+        return replace(point, reason=TIED)
+    middle = math.log(point.value / (1 - point.value))
+    half = Z * math.sqrt(variance) / (point.value * (1 - point.value))
+    return point.between(_expit(middle - half), _expit(middle + half), variance)
+
+
+def delong_variance(summary: ScoreSummary) -> float:
+    """Variance of the AUROC from the placements of each bin; at least two of each class."""
+    negatives, positives = summary.counts.astype(np.float64)
+    n0, n1 = negatives.sum(), positives.sum()
+    of_positive = (np.cumsum(negatives) - negatives / 2) / n0
+    of_negative = (n1 - np.cumsum(positives) + positives / 2) / n1
+    area = (positives * of_positive).sum() / n1
+    spread1 = (positives * (of_positive - area) ** 2).sum() / (n1 - 1)
+    spread0 = (negatives * (of_negative - area) ** 2).sum() / (n0 - 1)
+    return float(spread1 / n1 + spread0 / n0)
+
+
+def percentile(point: Estimate, values: Floats) -> Estimate:
+    """Percentile interval from a metric's value in each replicate; those without one do not count.
+
+    Where all agree (every patient in one bin, or a perfect ranking) the bootstrap knows nothing of
+    the uncertainty, and there is no interval.
+
+    >>> percentile(Estimate(0.5), np.linspace(0, 1, 1001)).to_json()
+    {'value': 0.5, 'low': 0.025, 'high': 0.975}
+    """
+    values = values[np.isfinite(values)]
+    if point.value is None or len(values) < 2:
+        return point
+    if np.ptp(values) < 1e-12:
+        return replace(point, reason=CONSTANT)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return point.between(float(low), float(high), float(values.var(ddof=1)))
+
+
+def bootstrapped(summary: ScoreSummary, drawn: Replicates) -> dict[str, Estimate]:
+    """AUPRC, sensitivity at 90% specificity, Brier, calibration slope and intercept: bootstrap.
+
+    Brier's replicates put each patient at the bin's midpoint and are moved by what that changes in
+    the value itself. Slope and intercept take one Newton step from the fit of the whole table in
+    each replicate (Moulton and Zeger, Computational Statistics and Data Analysis 1991).
+
+    Args:
+        summary: one cell, not empty.
+        drawn: its ``resample``.
+    """
+    exact = brier(summary)
+    moved = (exact.value or 0.0) - float(brier_of(summary.counts, SCORES))
+    briers = np.maximum(brier_of(drawn.tables, drawn.scores) + moved, 0.0)
+    return {
+        "auprc": _ranked(summary, auprc(summary), auprc_of(drawn.tables)),
+        "sensitivity_at_90_specificity": _ranked(
+            summary, sensitivity_at_specificity(summary, 0.9), sensitivity_of(drawn.tables, 0.9)
+        ),
+        "brier": percentile(exact, briers),
+        "calibration_slope": _slope(summary, drawn),
+        "calibration_intercept": _intercept(summary, drawn),
+    }
+
+
+def bootstrapped_net_benefit(
+    summary: ScoreSummary, drawn: Replicates, thresholds: Sequence[float] = THRESHOLDS
+) -> list[NetBenefit]:
+    """Net benefit at each threshold with its interval, and of treating everyone without."""
+    points = net_benefit(summary, thresholds)
+    values = net_benefit_of(drawn.tables, drawn.lower, thresholds)
+    lows, highs = np.quantile(values, [0.025, 0.975], axis=0)
+    return [
+        replace(point, estimate=point.estimate.between(float(low), float(high)))
+        for point, low, high in zip(points, lows, highs, strict=True)
+    ]
+
+
+def _ranked(summary: ScoreSummary, point: Estimate, values: Floats) -> Estimate:
+    if point.value is not None and min(summary.positives, summary.negatives) < 2:
+        return replace(point, reason=SINGLE)
+    return percentile(point, values)
+
+
+def _slope(summary: ScoreSummary, drawn: Replicates) -> Estimate:
+    point = calibration_slope(summary)
+    if point.value is None:
+        return point
+    line = recalibration(summary)
+    steps = recalibration_step(drawn.tables, line, drawn.scores)
+    return percentile(point, line[1] + steps[:, 1])
+
+
+def _intercept(summary: ScoreSummary, drawn: Replicates) -> Estimate:
+    point = calibration_intercept(summary)
+    if point.value is None:
+        return point
+    return percentile(point, point.value + shift_step(drawn.tables, point.value, drawn.scores))
+
+
+def _newcombe(area: float, negatives: int, positives: int) -> tuple[float, float]:
+    """The areas whose own standard error puts them 1.96 of it away from the one observed."""
+    if area > 0.5:
+        low, high = _newcombe(1 - area, positives, negatives)
+        return 1 - high, 1 - low
+    spare = (negatives + positives) / 2 - 1
+
+    def excess(true: float) -> float:
+        spread = 1 + spare * (1 - true) / (2 - true) + spare * true / (1 + true)
+        variance = true * (1 - true) * spread / (negatives * positives)
+        return true - area - Z * math.sqrt(variance)
+
+    below, above = area, 1.0
+    for _ in range(60):
+        middle = (below + above) / 2
+        below, above = (below, middle) if excess(middle) > 0 else (middle, above)
+    return area, above
+
+
+def _expit(x: float) -> float:
+    return 1 / (1 + math.exp(-x))

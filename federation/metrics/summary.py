@@ -1,0 +1,313 @@
+"""The score summary of one cell: label counts by score bin, and the moments that make Brier exact.
+
+A site sends summaries instead of scores. They add, so that the summary of several sites is the
+summary of their patients together, and every metric of a binary task is computed from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+GRID = "logit400/1"
+"""Name of the grid below; summaries of another grid cannot be added and are refused."""
+
+THRESHOLDS: tuple[float, ...] = (0.01, 0.02, 0.03, *(step / 20 for step in range(1, 20)))
+"""Decision thresholds at which confusion counts and net benefit are exact."""
+
+ECE_BINS = 15
+
+
+def _edges() -> Floats:
+    """The fixed grid: 400 logit-spaced bins, cut again at the thresholds and the ECE edges.
+
+    Half as many bins cost AUROC up to 0.002 when all scores lie close together, as those of a model
+    in its first rounds or under strong privacy do (logits with a standard deviation of 0.2). The
+    logistic edges are rounded, because two machines' ``exp`` may differ in the last bit.
+    """
+    logistic = np.round(1.0 / (1.0 + np.exp(-np.linspace(-7.0, 7.0, 399))), 12)
+    exact = np.unique([0.0, 1.0, *THRESHOLDS, *(k / ECE_BINS for k in range(1, ECE_BINS))])
+    apart = np.abs(logistic[:, None] - exact).min(axis=1) > 1e-9
+    return np.sort(np.concatenate([exact, logistic[apart]]))
+
+
+EDGES: Floats = _edges()
+BINS: int = len(EDGES) - 1
+SCORES: Floats = (EDGES[:-1] + EDGES[1:]) / 2
+"""The score that stands for each bin: its midpoint."""
+EDGES.setflags(write=False)
+SCORES.setflags(write=False)
+
+_LARGEST = 2**53
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreSummary:
+    """Scores and labels of one cell (a site, or a subgroup of it), binary task.
+
+    Args:
+        counts: (2, BINS) int64, patients by label and score bin; bin k is [EDGES[k], EDGES[k+1]),
+            the last one includes 1.
+        score_sum: sum of the scores p.
+        score_square_sum: sum of p squared.
+        positive_score_sum: sum of p over the patients with label 1.
+
+    >>> site = ScoreSummary.from_scores([0.1, 0.8], [0, 1])
+    >>> both = site + ScoreSummary.from_scores([0.5], [1])
+    >>> both.n, both.positives, both.confusion(0.5)
+    (3, 2, Confusion(tp=2, fp=0, tn=1, fn=0))
+    """
+
+    counts: Counts
+    score_sum: float
+    score_square_sum: float
+    positive_score_sum: float
+
+    def __post_init__(self) -> None:
+        counts = np.array(self.counts)
+        if counts.shape != (2, BINS) or not np.issubdtype(counts.dtype, np.integer):
+            raise ValueError(f"counts must be whole numbers of shape (2, {BINS})")
+        if counts.min() < 0:
+            raise ValueError("counts must not be negative")
+        counts = counts.astype(np.int64)
+        counts.setflags(write=False)
+        object.__setattr__(self, "counts", counts)
+        _check_moments(self)
+
+    @classmethod
+    def empty(cls) -> ScoreSummary:
+        """The summary of no patient: the neutral element of addition."""
+        return cls(np.zeros((2, BINS), np.int64), 0.0, 0.0, 0.0)
+
+    @classmethod
+    def from_scores(cls, scores: ArrayLike, labels: ArrayLike) -> ScoreSummary:
+        """Count one cell's scores.
+
+        Args:
+            scores: (patients,) predicted risks in [0, 1].
+            labels: (patients,) 0 or 1.
+
+        Raises:
+            ValueError: if lengths differ, a score is not in [0, 1] or a label not in {0, 1}.
+        """
+        p, y = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+        if p.ndim != 1 or p.shape != y.shape:
+            raise ValueError("scores and labels must be two lists of the same length")
+        if not np.isin(y, (0.0, 1.0)).all():
+            raise ValueError("a label is neither 0 nor 1")
+        if not ((p >= 0.0) & (p <= 1.0)).all():
+            raise ValueError("a score is not a number between 0 and 1")
+        bins = np.minimum(np.searchsorted(EDGES, p, side="right") - 1, BINS - 1)
+        flat = np.bincount(y.astype(np.int64) * BINS + bins, minlength=2 * BINS)
+        # fsum, so that the order of the patients cannot change a bit
+        return cls(
+            flat.reshape(2, BINS).astype(np.int64),
+            math.fsum(p),
+            math.fsum(p * p),
+            math.fsum(p[y == 1.0]),
+        )
+
+    def __add__(self, other: ScoreSummary) -> ScoreSummary:
+        return ScoreSummary(
+            self.counts + other.counts,
+            self.score_sum + other.score_sum,
+            self.score_square_sum + other.score_square_sum,
+            self.positive_score_sum + other.positive_score_sum,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScoreSummary):
+            return NotImplemented
+        return np.array_equal(self.counts, other.counts) and _moments(self) == _moments(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def n(self) -> int:
+        """Number of patients."""
+        return int(self.counts.sum())
+
+    @property
+    def positives(self) -> int:
+        """Number of patients with label 1."""
+        return int(self.counts[1].sum())
+
+    @property
+    def negatives(self) -> int:
+        """Number of patients with label 0."""
+        return int(self.counts[0].sum())
+
+    def confusion(self, threshold: float) -> Confusion:
+        """Confusion counts when a score at or above the threshold is called positive.
+
+        Exact for the patients that were counted; in a summary that was ``merged``, a joined group
+        lies on one side of the threshold as a whole.
+
+        Raises:
+            ValueError: if the threshold is not an edge of the grid.
+        """
+        k = edge_index(threshold)
+        tn, fn = (int(part) for part in self.counts[:, :k].sum(axis=1))
+        return Confusion(tp=self.positives - fn, fp=self.negatives - tn, tn=tn, fn=fn)
+
+    def merged(self, minimum: int) -> ScoreSummary:
+        """Join neighbouring bins until each occupied bin holds at least ``minimum`` patients.
+
+        A group's patients are put in the bin that holds the group's mean score, so that the
+        result still adds to the summaries of other sites. The moments stay as they are, and so do
+        the confusion counts at 0.5 if enough patients lie on each side of it.
+
+        What it costs, at a minimum of 10: at 60 patients a site's AUROC is 0.02 too low and its
+        AUPRC about 0.05, at 300 patients 0.001 and 0.004.
+
+        Raises:
+            ValueError: if the whole cell holds fewer than ``minimum`` patients; such a cell is
+                withheld (``suppression``), not merged.
+
+        >>> coarse = ScoreSummary.from_scores([0.1, 0.2, 0.7, 0.8, 0.9], [0, 0, 1, 0, 1]).merged(2)
+        >>> coarse.counts.sum(axis=0)[coarse.counts.any(axis=0)].tolist()
+        [2, 3]
+        """
+        if 0 < self.n < minimum:
+            raise ValueError("a cell smaller than the minimum must be withheld, not merged")
+        counts = np.zeros_like(self.counts)
+        for group in _groups(self.counts.sum(axis=0), minimum):
+            inside = self.counts[:, group]
+            weights = inside.sum(axis=0)
+            mean = float((weights * SCORES[group]).sum() / weights.sum())
+            counts[:, int(np.searchsorted(EDGES, mean, side="right")) - 1] += inside.sum(axis=1)
+        return ScoreSummary(counts, *_moments(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """Only the occupied bins, and the moments; exact both ways."""
+        bins = np.flatnonzero(self.counts.any(axis=0))
+        return {
+            "grid": GRID,
+            "bins": bins.tolist(),
+            "negatives": self.counts[0, bins].tolist(),
+            "positives": self.counts[1, bins].tolist(),
+            "score_sum": self.score_sum,
+            "score_square_sum": self.score_square_sum,
+            "positive_score_sum": self.positive_score_sum,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ScoreSummary:
+        """Read what ``to_json`` wrote; what a site sends is checked, not trusted.
+
+        Raises:
+            ValueError: if a part is missing, of another grid, or cannot belong to any patients.
+        """
+        if not isinstance(document, Mapping) or document.get("grid") != GRID:
+            raise ValueError(f"not a score summary on the grid {GRID}")
+        bins, negatives, positives = (
+            _whole(document, key) for key in ("bins", "negatives", "positives")
+        )
+        if not len(bins) == len(negatives) == len(positives):
+            raise ValueError("bins, negatives and positives must have the same length")
+        if any(bins[k] >= bins[k + 1] for k in range(len(bins) - 1)) or any(
+            not 0 <= k < BINS for k in bins
+        ):
+            raise ValueError(f"bins must be increasing numbers from 0 to {BINS - 1}")
+        counts = np.zeros((2, BINS), np.int64)
+        counts[0, bins], counts[1, bins] = negatives, positives
+        return cls(
+            counts,
+            _real(document, "score_sum"),
+            _real(document, "score_square_sum"),
+            _real(document, "positive_score_sum"),
+        )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Patients by label and by decision at one threshold."""
+
+    tp: int
+    fp: int
+    tn: int
+    fn: int
+
+
+def merge(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
+    """Add summaries in the order given; keep it fixed, since sums of floats depend on it."""
+    total = ScoreSummary.empty()
+    for summary in summaries:
+        total = total + summary
+    return total
+
+
+def edge_index(threshold: float) -> int:
+    """Index of a threshold among the edges.
+
+    >>> float(EDGES[edge_index(0.5)])
+    0.5
+    """
+    k = int(np.searchsorted(EDGES, threshold))
+    if k >= len(EDGES) or EDGES[k] != threshold:
+        raise ValueError(f"{threshold} is not an edge of the score grid; see summary.THRESHOLDS")
+    return k
+
+
+def _groups(patients: Counts, minimum: int) -> list[slice]:
+    """Neighbouring bins joined until they hold the minimum, not across 0.5 if it can be helped."""
+    half = edge_index(0.5)
+    if min(patients[:half].sum(), patients[half:].sum()) < minimum:
+        return _joined(patients, minimum, 0, BINS)
+    return _joined(patients, minimum, 0, half) + _joined(patients, minimum, half, BINS)
+
+
+def _joined(patients: Counts, minimum: int, start: int, end: int) -> list[slice]:
+    """Bins joined from below until they hold the minimum; what is left joins the last group."""
+    groups: list[slice] = []
+    held = 0
+    for k in range(start, end):
+        held += int(patients[k])
+        if held >= max(minimum, 1):
+            groups.append(slice(start, k + 1))
+            start, held = k + 1, 0
+    if held:
+        groups[-1] = slice(groups[-1].start, end)
+    return groups
+
+
+def _moments(summary: ScoreSummary) -> tuple[float, float, float]:
+    return summary.score_sum, summary.score_square_sum, summary.positive_score_sum
+
+
+def _check_moments(summary: ScoreSummary) -> None:
+    """Refuse moments that no scores in [0, 1] have: one site's nonsense must not reach a sum."""
+    first, second, positive = _moments(summary)
+    n, slack = summary.n, 1e-6 * (1 + summary.n)
+    possible = (
+        all(math.isfinite(moment) for moment in (first, second, positive))
+        and -slack <= second <= first + slack <= n + 2 * slack
+        and first * first <= (second + slack) * max(n, 1)
+        and -slack <= positive <= min(first, summary.positives) + slack
+    )
+    if not possible:
+        raise ValueError("the sums of scores do not belong to scores between 0 and 1")
+
+
+def _whole(document: Mapping[str, Any], key: str) -> Sequence[int]:
+    values = document.get(key)
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"{key} must be a list of whole numbers")
+    if any(type(value) is not int or not 0 <= value < _LARGEST for value in values):
+        raise ValueError(f"{key} must be a list of whole numbers")
+    return values
+
+
+def _real(document: Mapping[str, Any], key: str) -> float:
+    value = document.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key} must be a number")
+    return float(value)

@@ -1,0 +1,211 @@
+"""Puts the report together and writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from server.report import plots, tables
+from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, read_run_folder
+
+HERE = Path(__file__).parent
+
+_MODALITIES = {"ehr": "health records", "image": "images", "text": "clinical notes"}
+
+
+def write_report(run: Path) -> Path:
+    """Write RUN/report.html from the files of the run folder alone.
+
+    The page carries plotly.js once and forbids itself the network. It is the same for the same run
+    folder, whenever and wherever it is written.
+
+    Raises:
+        UserError: if the folder or one of its files is missing or broken, naming it.
+    """
+    folder = read_run_folder(run)
+    target = run / "report.html"
+    target.write_text(render(folder), encoding="utf-8")
+    return target
+
+
+def render(run: RunFolder) -> str:
+    """The page as text."""
+    from plotly.offline import get_plotlyjs  # 5 MB, read only when a report is written
+
+    name, model = main_model(run)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.jinja").render(
+        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+        json=embedded_json,
+        title=run.metrics.study,
+        fingerprint=run.metrics.fingerprint,
+        lead=lead(run),
+        facts=facts(model, run.privacy),
+        warnings=run.warnings + _site_warnings(run),
+        averaged=model.overall.averaged_over_sites,
+        tables=_tables(run, model),
+        figures=_figures(run, name, model),
+    )
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure of the first screen."""
+
+    name: str
+    value: str
+    note: str
+
+
+def main_model(run: RunFolder) -> tuple[str, ModelMetrics]:
+    """The model that the report is about: the federated one, or the only one there is."""
+    models = run.metrics.models
+    name = "federated" if "federated" in models else sorted(models)[0]
+    return name, models[name]
+
+
+def lead(run: RunFolder) -> str:
+    """What was trained, where, and on whom, in a sentence or two."""
+    label = str(run.study.get("task", {}).get("label", "the outcome")).replace("_", " ")
+    strategy = run.study.get("strategy", {}).get("name", "strategy not recorded")
+    modalities = [_MODALITIES.get(name, name) for name in sorted(run.study.get("modalities", {}))]
+    patients = {
+        split: sum(
+            count
+            for site in run.sites.values()
+            if isinstance(count := site.patients.get(split, 0), int)
+        )
+        for split in ("train", "tuning", "held_out")
+    }
+    planned = run.study.get("training", {}).get("rounds", len(run.rounds))
+    rounds = f"{len(run.rounds)} of {planned}" if planned != len(run.rounds) else f"{planned}"
+    return (
+        f"A model that predicts {label} from {' and '.join(modalities) or 'patient data'}, trained "
+        f"by federated learning ({strategy}) over {rounds} rounds at {len(run.sites)} hospitals on "
+        f"{patients['train']:,} patients. "
+        f"{patients['tuning']:,} further patients guided the training; the figures below are for "
+        f"{patients['held_out']:,} held-out patients that it did not use."
+    )
+
+
+def facts(model: ModelMetrics, privacy: Privacy) -> list[Fact]:
+    """The first screen: AUROC, worst hospital, worst subgroup, privacy."""
+    return [
+        _headline(model.overall),
+        _worst("Worst hospital", model.sites),
+        _worst(
+            "Worst subgroup",
+            {tables.subgroup_name(name): cell for name, cell in model.subgroups.items()},
+        ),
+        privacy_fact(privacy),
+    ]
+
+
+def privacy_fact(privacy: Privacy) -> Fact:
+    """What protects a single patient, said plainly."""
+    if privacy.mechanism == "none":
+        return Fact(
+            "Privacy",
+            "No differential privacy",
+            "Records stayed at the hospitals, but nothing limits what the model reveals about "
+            "a single patient.",
+        )
+    spent = [(_epsilon(site.get("epsilon")), site.get("delta")) for site in privacy.sites.values()]
+    known = [(epsilon, delta) for epsilon, delta in spent if epsilon is not None]
+    mechanism = privacy.mechanism.replace("_", "-").upper()
+    seeded = "Its noise was seeded: a rehearsal that protects no one. "
+    seeded = seeded if (privacy.model_extra or {}).get("seeded") else ""
+    if not known:
+        return Fact("Privacy", mechanism, f"{seeded}No ε reported.")
+    epsilon, delta = max(known, key=lambda pair: pair[0])
+    return Fact(
+        "Privacy",
+        f"ε = {epsilon:.3g}",
+        f"{seeded}Largest of any hospital, by {mechanism}, "
+        f"δ = {delta}. It covers training patients only.",
+    )
+
+
+def embedded_json(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in.
+
+    >>> embedded_json("</script>")
+    Markup('"\\\\u003c/script>"')
+    """
+    return Markup(json.dumps(value, allow_nan=False).replace("<", "\\u003c"))
+
+
+def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, tables.Table]:
+    return {
+        "sites": tables.sites_table(model),
+        "subgroups": tables.subgroups_table(model),
+        "comparators": tables.comparators_table(run.metrics.models),
+        "site_subgroups": tables.site_subgroup_table(model),
+        "cross_site": tables.cross_site_table(run.metrics.cross_site),
+        "participation": tables.participation_table(run.rounds),
+        "failures": tables.failures_table(run.rounds),
+        "rounds": tables.rounds_table(run.rounds),
+        "data": tables.data_table(run.sites),
+        "privacy": tables.privacy_table(run.privacy.sites),
+        "settings": tables.settings_table(run.study),
+        "provenance": tables.provenance_table(run),
+    }
+
+
+def _figures(run: RunFolder, name: str, model: ModelMetrics) -> dict[str, plots.Figure]:
+    drawn = [
+        plots.forest(model),
+        plots.learning_curve(run.rounds),
+        plots.loss_curve(run.rounds),
+        plots.decision_curve(model.overall),
+    ]
+    # local models have scores of their own at each site: no curve is drawn across them
+    if summaries := run.summaries.get(name):
+        drawn += [plots.roc(summaries), plots.calibration(summaries)]
+    return {figure.name: figure for figure in drawn}
+
+
+def _headline(cell: Cell) -> Fact:
+    if cell.suppressed:
+        return Fact("AUROC, all hospitals", "withheld", cell.suppressed)
+    shown = tables.metric_text(cell.auroc)
+    interval = f"95% interval {shown.note}" if cell.auroc and cell.auroc.low else shown.note
+    left_out = f"; without {', '.join(cell.excludes)}" if cell.excludes else ""
+    return Fact("AUROC, all hospitals", shown.text, f"{interval}{left_out}")
+
+
+def _worst(title: str, cells: Mapping[str, Cell]) -> Fact:
+    values = {
+        name: cell.auroc.value
+        for name, cell in sorted(cells.items())
+        if cell.auroc and cell.auroc.value is not None
+    }
+    hidden = len(cells) - len(values)
+    unseen = f" {hidden} of {len(cells)} cannot be compared." if hidden else ""
+    if not values:
+        return Fact(title, "–", f"None could be measured.{unseen}")
+    name = min(values, key=values.__getitem__)
+    shown = tables.metric_text(cells[name].auroc)
+    return Fact(title, shown.text, f"{name}; {shown.note}; {cells[name].n} patients.{unseen}")
+
+
+def _epsilon(spent: Any) -> float | None:
+    """The epsilon of one site, which may be given by accountant."""
+    if isinstance(spent, dict):
+        found = [part for part in spent.values() if isinstance(part, int | float)]
+        return max(found, default=None)
+    return float(spent) if isinstance(spent, int | float) else None
+
+
+def _site_warnings(run: RunFolder) -> list[str]:
+    return [f"{site}: {text}" for site, one in sorted(run.sites.items()) for text in one.warnings]

@@ -1,0 +1,211 @@
+"""Reads a run folder into typed records, or says which file is missing or broken."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from federation.errors import UserError
+from federation.metrics.summary import ScoreSummary
+
+T = TypeVar("T")
+REMEDY = "Give a run folder as `wardround simulate` leaves it, or run the study again."
+
+
+class Metric(BaseModel):
+    """A value with its interval, or the reason why there is none."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+class Benefit(Metric):
+    """Net benefit at one threshold."""
+
+    threshold: float
+    treat_all: float | None = None
+
+
+class Cell(BaseModel):
+    """The metrics of some patients, or the reason why they are withheld."""
+
+    suppressed: str = ""
+    excludes: list[str] = []
+    averaged_over_sites: bool = False
+    n: int | None = None
+    positives: int | None = None
+    auroc: Metric | None = None
+    auprc: Metric | None = None
+    sensitivity_at_90_specificity: Metric | None = None
+    brier: Metric | None = None
+    ece: Metric | None = None
+    calibration_slope: Metric | None = None
+    calibration_intercept: Metric | None = None
+    net_benefit: list[Benefit] = []
+
+
+class ModelMetrics(BaseModel):
+    """One model of metrics.json."""
+
+    overall: Cell
+    sites: dict[str, Cell] = {}
+    subgroups: dict[str, Cell] = {}
+    site_subgroups: dict[str, dict[str, Cell]] = {}
+
+
+class Metrics(BaseModel):
+    """metrics.json."""
+
+    study: str
+    fingerprint: str
+    seed: int
+    models: dict[str, ModelMetrics] = Field(min_length=1)
+    cross_site: dict[str, dict[str, Cell]] = {}
+
+
+class Round(BaseModel):
+    """One line of rounds.jsonl."""
+
+    round: int
+    loss: float | None = None
+    metrics: dict[str, Any] | None = None
+    site_metrics: dict[str, dict[str, Any]] | None = None
+    asked: list[str] = []
+    answered: list[str] = []
+    failed: dict[str, str] = {}
+    rejected: dict[str, str] = {}
+    seconds: float | None = None
+    bytes: dict[str, int] | None = None
+
+
+class Privacy(BaseModel):
+    """privacy.json; what else a mechanism writes is kept and shown."""
+
+    model_config = ConfigDict(extra="allow")
+    mechanism: str
+    sites: dict[str, dict[str, Any]] = {}
+
+
+class SiteData(BaseModel):
+    """One site of sites.json; a small number may be given as "<10"."""
+
+    patients: dict[str, int | str]
+    modalities: dict[str, int | str] = {}
+    excluded: dict[str, int | str] = {}
+    warnings: list[str] = []
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """All that the report is made from.
+
+    Args:
+        summaries: score summaries of the held-out split by model and site, whole sites only.
+    """
+
+    path: Path
+    study: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: Metrics
+    rounds: list[Round]
+    summaries: dict[str, dict[str, ScoreSummary]]
+    privacy: Privacy
+    sites: dict[str, SiteData]
+    warnings: list[str]
+
+
+def read_run_folder(run: Path) -> RunFolder:
+    """Read and check every file that the report needs.
+
+    Raises:
+        UserError: naming the folder or the file, and the field where one is wrong.
+    """
+    if not run.is_dir():
+        raise UserError(run, "there is no such run folder", remedy=REMEDY)
+    warnings = run / "warnings.json"
+    return RunFolder(
+        path=run,
+        study=_read(run / "study.toml", tomllib.loads, dict[str, Any]),
+        environment=_read(run / "environment.json", _json, dict[str, Any]),
+        metrics=_read(run / "metrics.json", _json, Metrics),
+        rounds=_read(run / "rounds.jsonl", _lines, list[Round]),
+        summaries=_summaries(run / "summaries.json"),
+        privacy=_read(run / "privacy.json", _json, Privacy),
+        sites=_read(run / "sites.json", _json, dict[str, SiteData]),
+        warnings=_read(warnings, _json, list[str]) if warnings.exists() else [],
+    )
+
+
+def _read(path: Path, parse: Callable[[str], Any], kind: type[T]) -> T:
+    """Parse a file and check it against a type."""
+    try:
+        return TypeAdapter(kind).validate_python(parse(_text(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(path, first["msg"], field=field, remedy=REMEDY) from None
+    except ValueError as error:  # JSONDecodeError, TOMLDecodeError: both say where
+        raise UserError(path, f"cannot be read: {error}", remedy=REMEDY) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(path, "the file is missing", remedy=REMEDY) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(path, f"cannot be read: {error}", remedy=REMEDY) from None
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _lines(text: str) -> list[Any]:
+    documents = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                documents.append(_json(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+    return documents
+
+
+class _SiteSummaries(BaseModel):
+    cells: dict[str, dict[str, Any]] = {}
+
+
+class _ModelSummaries(BaseModel):
+    sites: dict[str, _SiteSummaries] = {}
+
+
+class _Summaries(BaseModel):
+    models: dict[str, _ModelSummaries]
+
+
+def _summaries(path: Path) -> dict[str, dict[str, ScoreSummary]]:
+    found: dict[str, dict[str, ScoreSummary]] = {}
+    for model, entry in _read(path, _json, _Summaries).models.items():
+        found[model] = {}
+        for site, sent in sorted(entry.sites.items()):
+            if "" not in sent.cells:
+                continue  # withheld whole
+            try:
+                found[model][site] = ScoreSummary.from_json(sent.cells[""])
+            except ValueError as error:
+                field = f"models.{model}.sites.{site}.cells"
+                raise UserError(path, str(error), field=field, remedy=REMEDY) from None
+    return found

@@ -1,0 +1,35 @@
+"""Net benefit from counts equals its definition on the pooled scores."""
+
+import numpy as np
+import pytest
+
+from federation.metrics.summary import THRESHOLDS, ScoreSummary
+from federation.metrics.utility import net_benefit
+
+
+def test_net_benefit_equals_its_definition(simulated):
+    scores, labels = simulated(np.random.default_rng(8), 700)
+    points = net_benefit(ScoreSummary.from_scores(scores, labels))
+    assert [point.threshold for point in points] == list(THRESHOLDS)
+    for point in points:
+        odds = point.threshold / (1 - point.threshold)
+        called = scores >= point.threshold
+        gain = np.mean(called & (labels == 1)) - odds * np.mean(called & (labels == 0))
+        assert point.estimate.value == pytest.approx(gain, abs=1e-12)
+        assert point.treat_all == pytest.approx(labels.mean() - odds * (1 - labels.mean()))
+
+
+def test_threshold_that_is_not_on_the_grid_is_refused():
+    with pytest.raises(ValueError, match="not an edge"):
+        net_benefit(ScoreSummary.from_scores([0.2], [1]), [0.123])
+
+
+def test_no_patients_have_no_net_benefit():
+    assert net_benefit(ScoreSummary.empty(), [0.5])[0].to_json() == {
+        "threshold": 0.5,
+        "value": None,
+        "low": None,
+        "high": None,
+        "reason": "no patients",
+        "treat_all": None,
+    }

@@ -1,0 +1,267 @@
+"""The round loop and the whole run: failures, rejections, quorum, resumption, comparators."""
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from federation.errors import NoUsableModel, Refused, UserError
+from federation.messages import TRAIN, Reply
+from federation.models.build import build_model
+from federation.vocabulary import agreed_vocabulary
+from server.coordinator import Progress, run_study
+from server.exchange import Exchange
+from server.rounds import Task, run_rounds
+from server.run_folder import RunFolder
+from simulations.grids import LocalGrid
+from simulations.runner import simulate
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory, write_site):
+    folder = tmp_path_factory.mktemp("sites")
+    return {
+        name: write_site(folder / name, 50, first_id=1000 * i + 1, seed=i, images=name == "ash")
+        / "site.toml"
+        for i, name in enumerate(["ash", "birch", "cedar"])
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(sites):
+    return sites["ash"].parent.parent
+
+
+class TamperedGrid(LocalGrid):
+    """A grid in which some sites' training replies are replaced."""
+
+    def __init__(self, sites, tamper):
+        super().__init__(sites)
+        self.tamper = tamper
+        self.rounds = 0
+
+    def _answer(self, messages, end):
+        training = messages[0].metadata.message_type == TRAIN
+        self.rounds += training
+        asked = {m.metadata.message_id: m for m in messages}
+        for reply in super()._answer(messages, end):
+            message = asked[reply.metadata.reply_to_message_id]
+            site = self.names[message.metadata.dst_node_id]
+            changed = self.tamper(site, self.rounds, message, reply) if training else reply
+            if changed is not None:
+                yield changed
+
+
+def with_update(reply, change):
+    """Return the reply with another update."""
+    update = Reply.from_records(reply.content, TRAIN).update
+    values = change(update.copy())
+    data = values.tobytes()
+    reply.content["update"] = ArrayRecord(
+        {"flat": Array(values.dtype.name, values.shape, "raw", data)}
+    )
+    return reply
+
+
+def spoil(index):
+    def change(update):
+        update[index] = np.nan
+        return update
+
+    return change
+
+
+def run(sites, study, tamper):
+    records = []
+    task = Task(
+        Exchange(TamperedGrid(sites, tamper)), study, agreed_vocabulary(study.modalities.ehr)
+    )
+    result = run_rounds(task, on_round=lambda record, _: records.append(record))
+    return result, records
+
+
+def without(sites, *names):
+    return {name: file for name, file in sites.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (spoil(3), "not finite"),
+        (lambda update: update[:-1], "wrong shape"),
+        (lambda update: update * np.float32(1e6) + 1e6, "out of range"),
+    ],
+)
+def test_bad_update_is_rejected_with_its_reason_and_changes_nothing(
+    sites, make_study, change, reason
+):
+    study = make_study(training={"rounds": 2})
+
+    def tamper(site, round_, message, reply):
+        return with_update(reply, change) if site == "birch" else reply
+
+    result, records = run(sites, study, tamper)
+    clean, _ = run(without(sites, "birch"), study, lambda site, round_, message, reply: reply)
+    assert [record["rejected"] for record in records] == [{"birch": reason}] * 2
+    assert records[0]["answered"] == ["ash", "cedar"]
+    assert np.array_equal(result.weights, clean.weights)
+
+
+def test_update_above_the_norm_limit_is_rejected(sites, make_study):
+    study = make_study(training={"rounds": 1}, strategy={"maximum_update_norm": 5.0})
+
+    def tamper(site, round_, message, reply):
+        return with_update(reply, lambda u: u + np.float32(1)) if site == "ash" else reply
+
+    _, records = run(sites, study, tamper)
+    assert records[0]["rejected"] == {"ash": "norm above the study's limit"}
+
+
+def test_lost_garbled_and_silent_sites_are_told_apart_and_the_run_goes_on(sites, make_study):
+    study = make_study(training={"rounds": 1}, strategy={"minimum_sites": 1})
+
+    def tamper(site, round_, message, reply):
+        if site == "ash":
+            return Message(Error(1, "secret of a patient"), reply_to=message)
+        if site == "birch":
+            garbled = RecordDict({"reply": ConfigRecord({"status": "John Smith", "rejected": ""})})
+            return Message(garbled, reply_to=message)
+        return reply
+
+    _, records = run(sites, study, tamper)
+    assert records[0]["failed"] == {
+        "ash": "the site's process was lost",
+        "birch": "the reply could not be read",
+    }
+    _, records = run(sites, study, lambda s, round_, m, reply: None if s == "cedar" else reply)
+    assert records[0]["failed"] == {"cedar": "no reply before the deadline"}
+
+
+def test_site_that_claims_a_sum_of_many_or_a_reason_of_its_own_is_not_believed(sites, make_study):
+    """Partial sums come from a simulation's host alone, never from a deployed site."""
+    study = make_study(training={"rounds": 1})
+    honest, _ = run(sites, study, lambda site, round_, message, reply: reply)
+
+    def tamper(site, round_, message, reply):
+        if site == "ash":
+            reply.content["partial"] = ArrayRecord(
+                {"flat": Array("int64", (1,), "raw", (2**60).to_bytes(8, "little"))}
+            )
+            reply.content["reply"]["rejected"] = "John Smith"
+        return reply
+
+    result, records = run(sites, study, tamper)
+    assert np.array_equal(result.weights, honest.weights)
+    assert "John Smith" not in json.dumps(records)
+
+
+def test_quorum_lost_later_keeps_the_last_model(sites, make_study):
+    study = make_study(training={"rounds": 4}, strategy={"minimum_sites": 3})
+
+    def tamper(site, round_, message, reply):
+        return None if site == "birch" and round_ == 3 else reply
+
+    result, records = run(sites, study, tamper)
+    shorter = make_study(training={"rounds": 2}, strategy={"minimum_sites": 3})
+    whole, _ = run(sites, shorter, lambda site, round_, message, reply: reply)
+    assert result.rounds == 2
+    assert "round 3: 2 of 3 sites" in result.lost_quorum
+    assert len(records) == 3
+    # The studies differ in name only by their rounds; weights of two rounds are the same.
+    assert np.array_equal(result.weights, whole.weights)
+
+
+def test_run_without_any_counted_round_has_no_model(sites, make_study, tmp_path):
+    study = make_study(strategy={"minimum_sites": 2})
+    grid = TamperedGrid(sites, lambda site, round_, message, reply: None)
+    with pytest.raises(NoUsableModel, match="round 1: 0 of 3 sites") as stopped:
+        run_study(Exchange(grid), study, RunFolder(tmp_path / "run"), {})
+    assert stopped.value.exit_code == 3
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_sites_that_require_privacy_refuse_a_study_without(
+    tmp_path, write_site, make_study, folder
+):
+    for i, name in enumerate(["one", "two"]):
+        write_site(tmp_path / "sites" / name, 40, seed=i, policy={"require_privacy": True})
+    with pytest.raises(Refused, match="one, two") as stopped:
+        simulate(make_study(), tmp_path / "sites", tmp_path / "run", workers=0)
+    assert stopped.value.exit_code == 4
+
+
+def test_resumed_run_equals_one_that_was_not_broken(tmp_path, folder, make_study):
+    study = make_study(training={"rounds": 5}, evaluation={"every": 2})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    simulate(study, folder, whole, workers=0)
+
+    def stop_after_three(record, rounds):
+        if record["round"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(
+            study, folder, broken, workers=0, progress=Progress(round_done=stop_after_three)
+        )
+    with (broken / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 4, "cut')  # what a crash while writing leaves
+    simulate(study, folder, broken, workers=0, resume=True)
+    for name in ("metrics.json", "model.safetensors", "summaries.json"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    rounds = [json.loads(line)["round"] for line in (broken / "rounds.jsonl").open()]
+    assert rounds == [1, 2, 3, 4, 5]
+    assert len(list((broken / "checkpoints").iterdir())) == 5
+
+
+def test_run_is_not_resumed_with_another_study(tmp_path, folder, make_study):
+    simulate(make_study(training={"rounds": 1}), folder, tmp_path / "run", workers=0)
+    with pytest.raises(UserError, match="belongs to another study"):
+        simulate(
+            make_study(training={"rounds": 2}), folder, tmp_path / "run", workers=0, resume=True
+        )
+
+
+def test_prepared_vocabulary_is_fitted_from_all_sites_and_kept(tmp_path, folder, make_study):
+    study = make_study(modalities={"ehr": {"vocabulary": "prepared", "width": 8}})
+    simulate(study, folder, tmp_path / "run", workers=0)
+    vocabulary = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
+    scales = json.loads((tmp_path / "run" / "normalisation.json").read_text())
+    assert "LAB//CRP" in vocabulary["codes"]
+    assert vocabulary["buckets"] == 0
+    center, width = scales["(value - center) / width"]["LAB//CRP"]
+    assert 5 < center < 6
+    assert 0.5 < width < 2
+
+
+def test_site_without_images_does_not_move_the_image_encoder(sites, make_study):
+    study = make_study("ehr", "image", training={"rounds": 1}, strategy={"minimum_sites": 1})
+    task = Task(
+        Exchange(LocalGrid(without(sites, "ash"))), study, agreed_vocabulary(study.modalities.ehr)
+    )
+    before = build_model(study, task.vocabulary)
+    after = run_rounds(task).weights
+    moved = before.weights() != after
+    for part in before.parts:
+        assert moved[part.start : part.stop].any() == (part.name != "image")
+
+
+def test_comparators_are_trained_and_the_cross_site_matrix_is_complete(
+    tmp_path, folder, make_study
+):
+    study = make_study(
+        "ehr", "image", evaluation={"baselines": ["local", "pooled", "single_modality"]}
+    )
+    simulate(study, folder, tmp_path / "run", workers=0)
+    document = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(document["models"]) == {"federated", "local", "pooled", "ehr_only", "image_only"}
+    names = {"ash", "birch", "cedar"}
+    assert set(document["cross_site"]) == names
+    assert all(set(tested) == names for tested in document["cross_site"].values())
+    assert document["models"]["local"]["sites"]["ash"] == document["cross_site"]["ash"]["ash"]
+
+
+def test_deployment_leaves_comparators_out_and_says_so(tmp_path, sites, make_study):
+    study = make_study(evaluation={"baselines": ["pooled"]})
+    outcome = run_study(Exchange(LocalGrid(sites)), study, RunFolder(tmp_path / "run"), {})
+    assert any("simulation only" in warning for warning in outcome.warnings)
