@@ -7,6 +7,7 @@ results, since updates are summed exactly and every site draws from its own gene
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -298,6 +299,7 @@ class RayGrid(SimulatedGrid):
 
 def _start_ray(ray: Any, workers: int, address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if address is None:
         # "local", so that a run never joins somebody's cluster by accident.
         ray.init(address="local", num_cpus=workers, include_dashboard=False, **options)

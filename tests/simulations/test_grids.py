@@ -1,0 +1,141 @@
+"""Local and Ray grids: equal results, and sites that outlive their process."""
+
+import json
+
+import numpy as np
+import pytest
+
+from federation.messages import TRAIN
+from federation.vocabulary import agreed_vocabulary
+from server.exchange import Exchange
+from server.rounds import Task, evaluate, run_rounds
+from simulations.grids import LocalGrid, RayGrid, _spread
+from simulations.runner import simulate
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory, write_site):
+    folder = tmp_path_factory.mktemp("sites")
+    return {
+        name: write_site(folder / name, 40 + 10 * i, first_id=1000 * i + 1, seed=i, notes=i < 2)
+        / "site.toml"
+        for i, name in enumerate(["ash", "birch", "cedar", "elm"])
+    }
+
+
+@pytest.fixture
+def study(make_study):
+    return make_study("ehr", "text", training={"rounds": 3, "local_epochs": 1})
+
+
+def task(grid, study, folds=True):
+    exchange = Exchange(grid, folds=folds, pooled_node=grid.pooled_node)
+    return Task(exchange, study, agreed_vocabulary(study.modalities.ehr))
+
+
+@pytest.fixture
+def ray_grid(sites):
+    grid = RayGrid(sites, 2)
+    yield grid
+    grid.close()
+
+
+def test_sums_made_in_a_host_equal_single_updates_summed_at_the_server(sites, study):
+    folded = run_rounds(task(LocalGrid(sites), study, folds=True))
+    single = run_rounds(task(LocalGrid(sites), study, folds=False))
+    assert np.array_equal(folded.weights, single.weights)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_ray_and_local_grid_give_equal_weights_and_summaries(ray_grid, sites, study):
+    local = task(LocalGrid(sites), study)
+    spread = task(ray_grid, study)
+    one, other = run_rounds(local), run_rounds(spread)
+    assert np.array_equal(one.weights, other.weights)
+    assert evaluate(local, one.weights, "held_out") == evaluate(spread, other.weights, "held_out")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_actor_killed_in_mid_round_is_replaced_and_the_result_is_the_same(ray_grid, sites, study):
+    undisturbed = run_rounds(task(LocalGrid(sites), study))
+    answer, killed = ray_grid._answer, []
+
+    def killing(messages, end):
+        for count, reply in enumerate(answer(messages, end)):
+            if count == 0 and messages[0].metadata.message_type == TRAIN:
+                ray_grid.kill_worker(len(killed) % 2)
+                killed.append(reply)
+            yield reply
+
+    ray_grid._answer = killing
+    records = []
+    disturbed = run_rounds(task(ray_grid, study), on_round=lambda record, _: records.append(record))
+    assert len(killed) == study.training.rounds
+    assert [record["failed"] for record in records] == [{}] * study.training.rounds
+    assert np.array_equal(undisturbed.weights, disturbed.weights)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_site_that_kills_its_host_every_time_fails_alone_and_the_run_goes_on(
+    ray_grid, sites, study, monkeypatch
+):
+    """A host that dies again and again is given up; its sites are reported as lost."""
+    run = ray_grid._replace
+    ray_grid.kill_worker(0)
+
+    def replace_with_a_dead_one(workers):
+        run(workers)
+        for worker in workers:
+            ray_grid.kill_worker(worker)
+
+    monkeypatch.setattr(ray_grid, "_replace", replace_with_a_dead_one)
+    lost = [name for node, name in ray_grid.names.items() if ray_grid._worker_of[node] == 0]
+    records = []
+    result = run_rounds(task(ray_grid, study), on_round=lambda record, _: records.append(record))
+    assert result.rounds == study.training.rounds
+    assert records[0]["failed"] == dict.fromkeys(sorted(lost), "the site's process was lost")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_command_runs_on_an_existing_ray_cluster(tmp_path, sites, study):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        folder = next(iter(sites.values())).parent.parent
+        out = tmp_path / "on-the-cluster"
+        simulate(study, folder, out, workers=2, ray_address=cluster.address)
+        simulate(study, folder, tmp_path / "here", workers=0)
+    finally:
+        cluster.shutdown()
+    texts = [(tmp_path / run / "metrics.json").read_text() for run in ("on-the-cluster", "here")]
+    assert texts[0] == texts[1]
+    assert json.loads((out / "environment.json").read_text())["grid"] == "RayGrid"
+
+
+def test_deadline_that_has_passed_leaves_sites_unanswered(sites, study):
+    grid = LocalGrid(sites)
+    nodes = {name: node for node, name in grid.names.items()}
+    exchange = Exchange(grid)
+    records = Task(exchange, study, agreed_vocabulary(study.modalities.ehr)).instruction(
+        np.zeros(1, np.float32), 1
+    )
+    answers = list(
+        exchange.ask(TRAIN, dict.fromkeys(nodes, records.to_records()), nodes, deadline_seconds=-1)
+    )
+    assert {answer.failure for answer in answers} == {"no reply before the deadline"}
+    assert sorted(answer.site for answer in answers) == sorted(nodes)
+
+
+def test_sites_are_spread_by_size_largest_first(tmp_path):
+    files = {}
+    for node, size in enumerate([10, 1000, 600, 500]):
+        folder = tmp_path / str(node)
+        folder.mkdir()
+        (folder / "x.parquet").write_bytes(b"0" * size)
+        files[node] = str(folder / "site.toml")
+    assert _spread(files, 2) == {1: 0, 2: 1, 3: 1, 0: 0}
