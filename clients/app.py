@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 
 from clients.evaluation import evaluate_locally
 from clients.features import code_moments
-from clients.outbound import TakesNoPart, guarded, suppressed
+from clients.outbound import CODE, TakesNoPart, guarded, suppressed
 from clients.site import Site
 from clients.training import train_locally
 from clients.workbench import Workbench, choose_device
@@ -67,6 +67,7 @@ def describe(instruction: Instruction, file: str, site: Site, workbench: Workben
                 "excluded": counts(dict(patients.excluded)),
                 "notices": counts({**patients.notices, **cohort.unusable}),
                 "minimum_cell": minimum,
+                "score_bins": site.policy.score_bins,
             }
         ),
     )
@@ -80,7 +81,11 @@ def prepare(instruction: Instruction, file: str, site: Site, workbench: Workbenc
     found = code_moments(
         workbench.patients(file, instruction.study), section, site.policy.minimum_cell
     )
-    codes = {c: (m.patients, m.values, m.total, m.total_of_squares) for c, m in found.items()}
+    codes = {
+        code: (m.patients, m.values, m.total, m.total_of_squares)
+        for code, m in found.items()
+        if CODE.fullmatch(code)  # one code that may not leave must not keep all others back
+    }
     return Reply("ok", PrepareBody(codes=codes))
 
 

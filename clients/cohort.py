@@ -156,7 +156,8 @@ def _before_prediction(
     past = events.loc[kept, ["code", "numeric_value", "text_value"]].assign(
         row=row[kept], hours_before=hours[kept]
     )
-    births = past[past["code"] == "MEDS_BIRTH"].drop_duplicates("row")
+    born = (past["code"] == "MEDS_BIRTH") & past["hours_before"].notna()
+    births = past[born].drop_duplicates("row")
     ages = births.assign(code=AGE, numeric_value=births["hours_before"] / (24 * 365.25))
     ages["hours_before"] = np.nan
     past["code"] = past["code"].astype(str)

@@ -16,13 +16,25 @@ from flwr.app import RecordDict
 
 from clients.site import SUBGROUP_ATTRIBUTES, Site
 from federation.errors import Refused, UserError
-from federation.messages import DescribeBody, EvaluateBody, PrepareBody, Reply, SmallCount, Status
+from federation.messages import (
+    DescribeBody,
+    EvaluateBody,
+    PrepareBody,
+    Reply,
+    SmallCount,
+    Status,
+    TrainBody,
+)
 from federation.metrics.summary import ScoreSummary
+from federation.study import MODALITIES
 
 logger = logging.getLogger("wardround.site")
 
-CELL_NAME = re.compile(rf"^$|^({'|'.join(SUBGROUP_ATTRIBUTES)})=[a-z0-9_+-]{{1,32}}$")
-CODE = re.compile(r"^[\w.%+\-/:()\[\]^*# ]{1,120}$")
+CELL_NAME = re.compile(rf"|({'|'.join(SUBGROUP_ATTRIBUTES)})=[a-z0-9_+-]{{1,32}}")
+CELL_KEYS = ScoreSummary.empty().to_json().keys()
+WITHHELD = re.compile(r"(withheld to protect )?fewer than \d{1,9} patients")
+CODE = re.compile(r"[\w.%+\-/:()\[\]^*# ]{1,120}")
+PARTS = {*MODALITIES, "fusion"}
 
 
 class TakesNoPart(Exception):
@@ -65,10 +77,21 @@ def check(reply: Reply, minimum_cell: int) -> None:
     body = reply.body
     if reply.update is not None and reply.update.dtype != np.float32:
         raise GateClosed("an update is a float32 vector")
+    if isinstance(body, TrainBody):
+        if not body.patients.keys() <= PARTS:
+            raise GateClosed("a part's name is not from the closed list")
+        if any(0 < count < minimum_cell for count in body.patients.values()):
+            raise GateClosed("a count is smaller than the site's minimum")
     if isinstance(body, EvaluateBody):
-        for name, cell in body.cells.items():
-            if not CELL_NAME.match(name):
+        for name in (*body.cells, *body.withheld):
+            if not CELL_NAME.fullmatch(name):
                 raise GateClosed("a cell's name is not from the closed list")
+        for why in body.withheld.values():
+            if not WITHHELD.fullmatch(why):
+                raise GateClosed("the reason for a withheld cell is not from the closed list")
+        for cell in body.cells.values():
+            if cell.keys() != CELL_KEYS:
+                raise GateClosed("a cell holds more than a summary")
             if ScoreSummary.from_json(cell).n < minimum_cell:
                 raise GateClosed("a cell is smaller than the site's minimum")
     if isinstance(body, DescribeBody):
@@ -78,7 +101,7 @@ def check(reply: Reply, minimum_cell: int) -> None:
                     raise GateClosed("a count is smaller than the site's minimum")
     if isinstance(body, PrepareBody):
         for code, (patients, *_) in body.codes.items():
-            if patients < minimum_cell or not CODE.match(code):
+            if patients < minimum_cell or not CODE.fullmatch(code):
                 raise GateClosed("a code is too rare or not a code")
 
 

@@ -139,6 +139,7 @@ class DescribeBody(Section):
     excluded: dict[str, SmallCount]
     notices: dict[str, SmallCount]
     minimum_cell: int
+    score_bins: Literal["merged", "fine"]
 
 
 class PrepareBody(Section):

@@ -161,6 +161,13 @@ def _describe(
                 f"{answer.site} has {train} training patients, fewer than a batch of "
                 f"{study.training.batch_size}; its batches are smaller."
             )
+    merged = sorted(site for site, told in sites.items() if told.get("score_bins") == "merged")
+    if merged:
+        warnings.append(
+            f"{', '.join(merged)} join score bins before they leave (policy.score_bins): AUROC "
+            "comes out slightly too low there, by about 0.02 at 60 held-out patients and 0.001 "
+            "at 300."
+        )
     return dict(sorted(sites.items()))
 
 
