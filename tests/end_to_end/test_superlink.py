@@ -1,0 +1,139 @@
+"""The same study and sites in simulation and through a real SuperLink, in real processes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deployment import Deployment, deployment
+from safetensors.numpy import load_file
+
+from federation.study import load_study
+
+# One group: several workers would each start a consortium of their own.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("superlink")]
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["bayview", "millbrook", "st-elsewhere"]
+PREPARED = "modalities.ehr.vocabulary=prepared"
+ATTENTION = "the site's files need attention"
+PLANTED = "MRN-00417-jane-doe"
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospitals") / "sites"
+    wardround("synthesize", folder, "--sites", 3, "--patients", 60, "--seed", 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory, sites: Path) -> Iterator[Deployment]:
+    folder = tmp_path_factory.mktemp("consortium")
+    with deployment(folder, [sites / name for name in NAMES]) as running:
+        yield running
+
+
+def test_simulation_and_superlink_end_in_the_same_model_and_metrics(
+    consortium: Deployment, sites: Path, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path, "training.rounds=2", PREPARED)
+    simulated, deployed = tmp_path / "simulated", tmp_path / "deployed"
+    wardround("simulate", study, "--sites", sites, "--out", simulated, "--workers", 0)
+    consortium.run(study, deployed)
+
+    assert read(deployed / "environment.json")["grid"] == "superlink"
+    assert [record["answered"] for record in rounds(deployed)] == [NAMES, NAMES]
+    losses = [record["loss"] for record in rounds(simulated)]
+    assert [record["loss"] for record in rounds(deployed)] == pytest.approx(losses, abs=1e-6)
+    expected = load_file(simulated / "model.safetensors")
+    found = load_file(deployed / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-6, err_msg=name)
+    measured = read(simulated / "metrics.json")
+    assert measured["models"]["federated"]["sites"].keys() == set(NAMES)
+    assert differences(read(deployed / "metrics.json"), measured) == {}
+
+
+@pytest.fixture
+def failing(sites: Path) -> Iterator[tuple[str, str]]:
+    """Two sites whose own error messages quote something that must stay there."""
+    unnamed, unlabelled, _ = NAMES
+    settings, labels = sites / unnamed / "site.toml", sites / unlabelled / "data/labels.parquet"
+    kept = {file: file.read_bytes() for file in (settings, labels)}
+    settings.write_text(settings.read_text().replace("labels.parquet", f"{PLANTED}.parquet"))
+    pq.write_table(pa.table({"subject_id": [1], PLANTED: [True]}), labels)
+    yield unnamed, unlabelled
+    for file, content in kept.items():
+        file.write_bytes(content)
+
+
+def test_no_word_of_a_site_s_error_reaches_the_coordinator(
+    consortium: Deployment, failing: tuple[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    consortium.run(write_study(tmp_path, "training.rounds=1"), out)
+
+    for record in rounds(out):
+        assert record["answered"] == [NAMES[2]]
+        assert record["failed"] == dict.fromkeys(failing, ATTENTION)
+    assert (out / "model.safetensors").exists()
+    for name in failing:
+        assert PLANTED in consortium.services[name].log.read_text(), "a site's own log tells why"
+    received = [*consortium.coordinator.rglob("*"), *out.rglob("*")]
+    assert containing(PLANTED, received) == []
+    # What was deleted from the database still stands in its free pages and in its log, so that
+    # the search sees every reply.
+    assert any(file.name.startswith("state.db") for file in containing(ATTENTION, received))
+
+
+def wardround(*arguments: object) -> None:
+    command = [str(Path(sys.executable).parent / "wardround"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def write_study(folder: Path, *changes: str) -> Path:
+    """The example study, shorter; an exchange with the sites costs seconds here."""
+    changes += ("strategy.minimum_sites=1", "evaluation.baselines=[]", "evaluation.every=0")
+    file = folder / "study.toml"
+    file.write_text(load_study(ROOT / "examples/studies/synthetic.toml", changes).to_toml())
+    return file
+
+
+def containing(text: str, paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def rounds(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+
+
+def differences(found: Any, expected: Any) -> dict[str, tuple[Any, Any]]:
+    """Where two JSON documents differ by more than 1e-6, by path."""
+    ours, theirs = leaves(found), leaves(expected)
+    pairs = {key: (ours.get(key, "absent"), theirs.get(key, "absent")) for key in ours | theirs}
+    return {key: pair for key, pair in pairs.items() if not same(*pair)}
+
+
+def same(a: Any, b: Any) -> bool:
+    return a == b or (isinstance(a, float) and isinstance(b, float | int) and abs(a - b) <= 1e-6)
+
+
+def leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict | list) or not tree:
+        return {path: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {k: v for name, value in items for k, v in leaves(value, f"{path}/{name}").items()}
