@@ -175,7 +175,7 @@ def open_sites(centres: Sequence[Centre], scaling: Mapping[str, Scaling], folder
         values = scaling[centre.name].apply(centre.features)
         _write_site(folder / centre.name, centre, values, first_id=number * 1000)
     grid = LocalGrid({centre.name: folder / centre.name / "site.toml" for centre in centres})
-    return Exchange(grid, folds=True, pooled_node=grid.pooled_node)
+    return Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
 
 
 def federated_task(exchange: Exchange, seed: int, rounds: int = ROUNDS) -> Task:

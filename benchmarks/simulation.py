@@ -141,7 +141,7 @@ class PlainLoop:
 
 def _round(grid: SimulatedGrid, study: Study) -> Vector:
     assert study.modalities.ehr is not None
-    exchange = Exchange(grid, folds=True, pooled_node=grid.pooled_node)
+    exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
     return run_rounds(Task(exchange, study, agreed_vocabulary(study.modalities.ehr))).weights
 
 

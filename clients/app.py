@@ -26,18 +26,17 @@ def build_app(workbench: Workbench) -> ClientApp:
 
     def answer(handler: Handler) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
-            file = str(context.node_config["site"])
-
-            def produce() -> Reply:
+            def produce() -> tuple[Reply, Site]:
+                file = str(context.node_config["site"])
                 try:
                     instruction = Instruction.from_records(message.content)
                 except ValueError:
                     raise TakesNoPart("not an instruction of this version") from None
                 site = workbench.site(file)
                 _check_policy(instruction, site)
-                return handler(instruction, file, site, workbench)
+                return handler(instruction, file, site, workbench), site
 
-            return Message(guarded(produce, lambda: workbench.site(file)), reply_to=message)
+            return Message(guarded(produce), reply_to=message)
 
         return handle
 

@@ -49,11 +49,11 @@ class GateClosed(Exception):
     """Something was about to leave that must not."""
 
 
-def guarded(answer: Callable[[], Reply], site: Callable[[], Site]) -> RecordDict:
-    """Produce a reply and let it pass, or replace it by a status if anything is wrong with it."""
+def guarded(answer: Callable[[], tuple[Reply, Site]]) -> RecordDict:
+    """Produce a site's reply and let it pass, or replace it by a status if anything is wrong."""
     try:
-        reply = answer()
-        check(reply, site().policy.minimum_cell)
+        reply, site = answer()
+        check(reply, site.policy.minimum_cell)
         return reply.to_records()
     except TakesNoPart as reason:
         return Reply(reason.status).to_records()

@@ -22,6 +22,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that ``run-config`` names into the folder that it names."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     study = load_study(require_study(str(context.run_config["study"])))
     folder = RunFolder(Path(str(context.run_config["out"])))
     progress = Progress(

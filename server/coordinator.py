@@ -72,6 +72,8 @@ def run_study(
     progress = progress or Progress()
     began = time.perf_counter()
     warnings: list[str] = []
+    if resume:
+        folder.last_checkpoint(study.fingerprint)  # refuses another study before it overwrites it
     folder.write_study(study)
     folder.write_environment({**environment, "seconds": None})
     _wait(exchange, study, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from federation.messages import Instruction, Reply
 NO_REPLY = "no reply before the deadline"
 LOST = "the site's process was lost"
 UNREADABLE = "the reply could not be read"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.3
+TTL_MARGIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,23 @@ class Exchange:
 
     Attributes:
         grid: Flower's grid: a SuperLink's, or a simulation's.
-        folds: whether the grid's hosts may send sums of updates; a simulation's only.
+        simulated: whether it is a simulation's: it streams replies as they come, and its hosts are
+            trusted to send the sum of several sites' updates.
         pooled_node: the node that holds all sites' patients; a simulation's only.
     """
 
     grid: Grid
-    folds: bool = False
+    simulated: bool = False
     pooled_node: int | None = None
 
     def sites(self) -> dict[str, int]:
-        """Return the connected sites' nodes, by name in order."""
-        return dict(sorted((info.name, info.node_id) for info in self.grid.get_nodes()))
+        """Return the connected sites' nodes, by name in order.
+
+        Flower does not keep two nodes from having one name, or none; such nodes are left out.
+        """
+        nodes = sorted((info.name, info.node_id) for info in self.grid.get_nodes())
+        times = Counter(name for name, _ in nodes)
+        return {name: node for name, node in nodes if name and times[name] == 1}
 
     def wait_for_sites(self, minimum: int, seconds: float) -> dict[str, int]:
         """Wait until enough sites are connected, at most ``seconds``; return those that are."""
@@ -79,24 +87,48 @@ class Exchange:
         Yields:
             Answers; last those of the sites that did not reply in time.
         """
-        site_of = {node: site for site, node in nodes.items()}
-        messages = [
-            self.grid.create_message(records, message_type, nodes[site], group)
+        messages = {
+            site: Message(
+                records,
+                dst_node_id=nodes[site],
+                message_type=message_type,
+                group_id=group,
+                # A site that returns later must not work off instructions of past rounds.
+                ttl=deadline_seconds + TTL_MARGIN_SECONDS,
+            )
             for site, records in instructions.items()
-        ]
-        replies = self.grid.send_and_receive(messages, timeout=deadline_seconds)
+        }
+        waiting = set(messages)
         sent: dict[str, str] = {}
-        waiting = dict.fromkeys(instructions)
-        for reply in replies:
-            if not sent:  # ids are set when the grid sends, which may be on first iteration
-                sent = {m.metadata.message_id: site_of[m.metadata.dst_node_id] for m in messages}
+        for reply in self._replies(list(messages.values()), deadline_seconds):
+            if not sent:  # the grid sets the ids when it sends
+                sent = {m.metadata.message_id: site for site, m in messages.items()}
             # Not src_node_id: the error reply for a dead node comes from the SuperLink itself.
-            site = sent.get(reply.metadata.reply_to_message_id)
+            site = sent.get(reply.metadata.reply_to_message_id, "")
             if site in waiting:
-                del waiting[site]
-                yield _read(site, reply, message_type, self.folds)
-        for site in waiting:
+                waiting.remove(site)
+                yield _read(site, reply, message_type, self.simulated)
+        for site in sorted(waiting):
             yield Answer(site, None, NO_REPLY)
+
+    def _replies(self, messages: list[Message], seconds: float) -> Iterator[Message]:
+        """Yield replies as they come, until all are there or the time is over.
+
+        Flower's own ``send_and_receive`` returns them all at the end, after sleeps of 3 s, and
+        loses those that arrive during the last one.
+        """
+        if self.simulated:
+            yield from self.grid.send_and_receive(messages, timeout=seconds)
+            return
+        end = time.monotonic() + seconds
+        waiting = set(self.grid.push_messages(messages))
+        while waiting and time.monotonic() < end:
+            replies = list(self.grid.pull_messages(waiting))
+            for reply in replies:
+                waiting.discard(reply.metadata.reply_to_message_id)
+            yield from replies
+            if waiting and not replies:
+                time.sleep(POLL_SECONDS)
 
 
 def encode(instruction: Instruction, sites: Iterable[str]) -> dict[str, RecordDict]:

@@ -26,6 +26,7 @@ from server.exchange import UNREADABLE, Answer, Exchange, encode, size
 from server.strategies import STRATEGIES, Strategy
 
 REFUSED = "refused by the site's policy"
+NOT_CONNECTED = "not connected"
 
 RoundRecord = dict[str, Any]
 """One line of rounds.jsonl."""
@@ -64,7 +65,7 @@ class Task:
 
     def instruction(self, weights: Vector, round_: int, split: Split | None = None) -> Instruction:
         """Return the instruction to train, or to evaluate a split."""
-        fold = self.exchange.folds and split is None
+        fold = self.exchange.simulated and split is None
         fold = fold and STRATEGIES[self.study.strategy.name].needs == "sum"
         return Instruction(
             self.study, self.model, round_, self.vocabulary, weights, split=split, fold=fold
@@ -106,8 +107,10 @@ def run_rounds(
     model = build_model(study, task.vocabulary)
     strategy: Strategy = STRATEGIES[study.strategy.name]()
     result = RoundsResult(model.weights() if weights is None else weights, start - 1)
+    known: set[str] = set()
     for round_ in range(start, study.training.rounds + 1):
         record, total = _train_round(task, result.weights, round_, model.parts)
+        _note_absent(record, known)
         arrived = len(record["answered"])
         if arrived < task.minimum:
             result.lost_quorum = (
@@ -188,6 +191,14 @@ def _train_round(
         },
     }
     return record, updates
+
+
+def _note_absent(record: RoundRecord, known: set[str]) -> None:
+    """Record sites that took part before and are not connected now; a grid names only the others."""
+    absent = known - set(record["asked"])
+    known.update(record["asked"])
+    record["asked"] = sorted({*record["asked"], *absent})
+    record["failed"] |= dict.fromkeys(sorted(absent), NOT_CONNECTED)
 
 
 def _measure(task: Task, weights: Vector, round_: int, record: RoundRecord) -> None:

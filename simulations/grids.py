@@ -95,7 +95,7 @@ class SimulatedGrid(Grid):
         wanted = set(message_ids)
         chosen = [m for m in self._pushed if m.metadata.message_id in wanted]
         self._pushed = [m for m in self._pushed if m.metadata.message_id not in wanted]
-        return list(self._answer(chosen, None))
+        return list(self._answer(chosen, None)) if chosen else []
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

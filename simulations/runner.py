@@ -51,7 +51,7 @@ def simulate(
     grid = _grid(files, count, ray_address)
     try:
         _inspect(grid, study, progress)
-        exchange = Exchange(grid, folds=True, pooled_node=grid.pooled_node)
+        exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
         environment = {"grid": type(grid).__name__, "workers": count, "workers chosen": why}
         outcome = run_study(exchange, study, folder, environment, progress, resume)
     finally:

@@ -51,7 +51,7 @@ def render(run: RunFolder) -> str:
         fingerprint=run.metrics.fingerprint,
         lead=lead(run),
         facts=facts(model, run.privacy),
-        warnings=run.warnings + _site_warnings(run),
+        warnings=run.warnings,
         averaged=model.overall.averaged_over_sites,
         tables=_tables(run, model),
         figures=_figures(run, name, model),
@@ -205,7 +205,3 @@ def _epsilon(spent: Any) -> float | None:
         found = [part for part in spent.values() if isinstance(part, int | float)]
         return max(found, default=None)
     return float(spent) if isinstance(spent, int | float) else None
-
-
-def _site_warnings(run: RunFolder) -> list[str]:
-    return [f"{site}: {text}" for site, one in sorted(run.sites.items()) for text in one.warnings]

@@ -97,10 +97,11 @@ class Privacy(BaseModel):
 class SiteData(BaseModel):
     """One site of sites.json; a small number may be given as "<10"."""
 
-    patients: dict[str, int | str]
+    patients: dict[str, int | str] = {}
     modalities: dict[str, int | str] = {}
     excluded: dict[str, int | str] = {}
-    warnings: list[str] = []
+    notices: dict[str, int | str] = {}
+    failure: str = ""
 
 
 @dataclass(frozen=True)

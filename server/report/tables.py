@@ -187,14 +187,15 @@ def data_table(sites: Mapping[str, SiteData]) -> Table:
             Td(site),
             *(_count(one.patients.get(split)) for split in ("train", "tuning", "held_out")),
             *(_count(one.modalities.get(name)) for name in modalities),
-            Td(_listed(one.excluded) or "none", look="text"),
+            Td(one.failure or _listed(one.excluded) or "none", look="text"),
+            Td(_listed(one.notices) or "none", look="text"),
         ]
         for site, one in sorted(sites.items())
     ]
     splits = ["Training", "Tuning", "Held out"]
     return Table(
         "Patients by hospital",
-        ["Hospital", *splits, *(f"With {name}" for name in modalities), "Excluded"],
+        ["Hospital", *splits, *(f"With {name}" for name in modalities), "Excluded", "Noticed"],
         rows,
     )
 

@@ -183,10 +183,10 @@ def _sites(rng):
             },
             "modalities": {"ehr": patients, "image": int(patients * rng.uniform(0.3, 0.9))},
             "excluded": {"no label": "<10", "unreadable image": int(rng.integers(10, 40))},
-            "warnings": [],
+            "notices": {},
         }
     described["hungarian"]["excluded"] = {}
-    described["switzerland"]["warnings"] = ["every held-out patient has the same label"]
+    described["switzerland"]["notices"] = {"later prediction times, not used": 12}
     return described
 
 

@@ -42,12 +42,13 @@ class TamperedGrid(LocalGrid):
         self.rounds = 0
 
     def _answer(self, messages, end):
+        names = dict(self.names)
         training = messages[0].metadata.message_type == TRAIN
         self.rounds += training
         asked = {m.metadata.message_id: m for m in messages}
         for reply in super()._answer(messages, end):
             message = asked[reply.metadata.reply_to_message_id]
-            site = self.names[message.metadata.dst_node_id]
+            site = names[message.metadata.dst_node_id]
             changed = self.tamper(site, self.rounds, message, reply) if training else reply
             if changed is not None:
                 yield changed
@@ -119,7 +120,8 @@ def test_update_above_the_norm_limit_is_rejected(sites, make_study):
 
 
 def test_lost_garbled_and_silent_sites_are_told_apart_and_the_run_goes_on(sites, make_study):
-    study = make_study(training={"rounds": 1}, strategy={"minimum_sites": 1})
+    strategy = {"minimum_sites": 1, "round_deadline_seconds": 0.5}
+    study = make_study(training={"rounds": 1}, strategy=strategy)
 
     def tamper(site, round_, message, reply):
         if site == "ash":
@@ -156,14 +158,39 @@ def test_site_that_claims_a_sum_of_many_or_a_reason_of_its_own_is_not_believed(s
     assert "John Smith" not in json.dumps(records)
 
 
+def test_site_that_disconnects_is_recorded_as_not_connected(sites, make_study):
+    study = make_study(training={"rounds": 2}, strategy={"minimum_sites": 1})
+
+    def tamper(site, round_, message, reply):
+        grid.names = {node: name for node, name in grid.names.items() if name != "elm"}
+        return reply
+
+    grid = TamperedGrid({**sites, "elm": sites["ash"]}, tamper)
+    records = []
+    task = Task(Exchange(grid), study, agreed_vocabulary(study.modalities.ehr))
+    run_rounds(task, on_round=lambda record, _: records.append(record))
+    assert records[0]["answered"] == ["ash", "birch", "cedar", "elm"]
+    assert records[1]["answered"] == ["ash", "birch", "cedar"]
+    assert records[1]["failed"] == {"elm": "not connected"}
+
+
+def test_two_nodes_of_one_name_are_not_asked(sites):
+    """Flower lets two nodes register under one name; neither can be told to be the hospital."""
+    grid = LocalGrid(sites)
+    node = next(node for node, name in grid.names.items() if name == "cedar")
+    grid.names[node] = "ash"
+    assert list(Exchange(grid).sites()) == ["birch"]
+
+
 def test_quorum_lost_later_keeps_the_last_model(sites, make_study):
-    study = make_study(training={"rounds": 4}, strategy={"minimum_sites": 3})
+    strategy = {"minimum_sites": 3, "round_deadline_seconds": 0.5}
+    study = make_study(training={"rounds": 4}, strategy=strategy)
 
     def tamper(site, round_, message, reply):
         return None if site == "birch" and round_ == 3 else reply
 
     result, records = run(sites, study, tamper)
-    shorter = make_study(training={"rounds": 2}, strategy={"minimum_sites": 3})
+    shorter = make_study(training={"rounds": 2}, strategy=strategy)
     whole, _ = run(sites, shorter, lambda site, round_, message, reply: reply)
     assert result.rounds == 2
     assert "round 3: 2 of 3 sites" in result.lost_quorum
@@ -173,7 +200,7 @@ def test_quorum_lost_later_keeps_the_last_model(sites, make_study):
 
 
 def test_run_without_any_counted_round_has_no_model(sites, make_study, tmp_path):
-    study = make_study(strategy={"minimum_sites": 2})
+    study = make_study(strategy={"minimum_sites": 2, "round_deadline_seconds": 0.5})
     grid = TamperedGrid(sites, lambda site, round_, message, reply: None)
     with pytest.raises(NoUsableModel, match="round 1: 0 of 3 sites") as stopped:
         run_study(Exchange(grid), study, RunFolder(tmp_path / "run"), {})
@@ -201,9 +228,7 @@ def test_resumed_run_equals_one_that_was_not_broken(tmp_path, folder, make_study
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(
-            study, folder, broken, workers=0, progress=Progress(round_done=stop_after_three)
-        )
+        simulate(study, folder, broken, workers=0, progress=Progress(round_done=stop_after_three))
     with (broken / "rounds.jsonl").open("a") as file:
         file.write('{"round": 4, "cut')  # what a crash while writing leaves
     simulate(study, folder, broken, workers=0, resume=True)

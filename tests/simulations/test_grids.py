@@ -28,8 +28,8 @@ def study(make_study):
     return make_study("ehr", "text", training={"rounds": 3, "local_epochs": 1})
 
 
-def task(grid, study, folds=True):
-    exchange = Exchange(grid, folds=folds, pooled_node=grid.pooled_node)
+def task(grid, study, simulated=True):
+    exchange = Exchange(grid, simulated=simulated, pooled_node=grid.pooled_node)
     return Task(exchange, study, agreed_vocabulary(study.modalities.ehr))
 
 
@@ -41,8 +41,8 @@ def ray_grid(sites):
 
 
 def test_sums_made_in_a_host_equal_single_updates_summed_at_the_server(sites, study):
-    folded = run_rounds(task(LocalGrid(sites), study, folds=True))
-    single = run_rounds(task(LocalGrid(sites), study, folds=False))
+    folded = run_rounds(task(LocalGrid(sites), study, simulated=True))
+    single = run_rounds(task(LocalGrid(sites), study, simulated=False))
     assert np.array_equal(folded.weights, single.weights)
 
 
