@@ -194,7 +194,7 @@ def _train_round(
 
 
 def _note_absent(record: RoundRecord, known: set[str]) -> None:
-    """Record sites that took part before and are not connected now; a grid names only the others."""
+    """Record sites that took part before and are not connected now; a grid names only others."""
     absent = known - set(record["asked"])
     known.update(record["asked"])
     record["asked"] = sorted({*record["asked"], *absent})
