@@ -1,0 +1,238 @@
+"""DICOM files to pictures: equal pictures however they are stored, and fixed words for the rest."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clients.sources.dicom import UnreadableImage, read_image, resize
+
+SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "dicom_samples"
+SECRET = "Doe^Jane-19700101"
+REASONS = {
+    "the file is missing",
+    "not a DICOM file",
+    "more than one frame",
+    "not a grey-scale image",
+    "the pixels cannot be decoded",
+}
+
+
+@pytest.fixture
+def written(tmp_path, write_dicom):
+    def write(pixels, **tags):
+        return write_dicom(tmp_path / f"{SECRET}.dcm", pixels, PatientName=SECRET, **tags)
+
+    return write
+
+
+def ramp(kind=np.uint8, top=255):
+    return np.linspace(0, top, 64 * 64).reshape(64, 64).astype(kind)
+
+
+def test_both_monochrome_interpretations_give_the_same_picture(written):
+    bright = read_image(written(ramp()), 64)
+    inverted = read_image(written(255 - ramp(), photometric="MONOCHROME1"), 64)
+    np.testing.assert_allclose(inverted, bright, atol=1e-5)
+    assert bright[0, 0] < 0.01
+    assert bright[-1, -1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "top"),
+    [(np.uint8, 8, 255), (np.uint16, 12, 4095), (np.uint16, 16, 65535), (np.int16, 16, 32767)],
+)
+def test_bit_depth_does_not_change_the_picture(written, kind, bits, top):
+    expected = read_image(written(ramp(np.uint16, 65535)), 64)
+    found = read_image(written(ramp(kind, top), bits=bits), 64)
+    np.testing.assert_allclose(found, expected, atol=1 / 200)
+
+
+def test_signed_values_and_rescale_keep_their_order(written):
+    stored = (ramp(np.int16, 2000) - 1000).astype(np.int16)
+    plain = read_image(written(stored), 64)
+    rescaled = read_image(written(stored, RescaleSlope=2, RescaleIntercept=-1024), 64)
+    np.testing.assert_allclose(rescaled, plain, atol=1e-5)
+    falling = read_image(written(stored, RescaleSlope=-1, RescaleIntercept=0), 64)
+    np.testing.assert_allclose(falling, 1 - plain, atol=1e-5)
+
+
+def test_window_is_applied_after_rescale(written):
+    stored = ramp(np.uint16, 2000)
+    file = written(
+        stored, RescaleSlope=1, RescaleIntercept=-1000, WindowCenter=0, WindowWidth=400, bits=12
+    )
+    image = read_image(file, 64)
+    values = stored.astype(float) - 1000
+    expected = np.clip((values + 0.5) / 399 + 0.5, 0, 1)  # DICOM PS3.3 C.11.2.1.2
+    np.testing.assert_allclose(image, expected, atol=1e-3)
+
+
+def test_first_of_several_windows_is_used(written):
+    one = read_image(written(ramp(), WindowCenter=100, WindowWidth=50), 64)
+    several = read_image(written(ramp(), WindowCenter=[100, 10], WindowWidth=[50, 5]), 64)
+    assert np.array_equal(one, several)
+
+
+def test_without_a_window_the_extremes_do_not_set_the_contrast(written):
+    pixels = ramp(np.uint16, 1000)
+    pixels[0, 0] = 60_000  # a burnt-in marker
+    image = read_image(written(pixels), 64)
+    assert image.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (32, 64), (64, 2), (7, 200)])
+def test_picture_that_is_not_square_is_padded_and_keeps_its_proportions(written, shape):
+    pixels = np.full(shape, 200, np.uint8)
+    pixels[0, 0] = 0
+    image = read_image(written(pixels, WindowCenter=100, WindowWidth=200), 64)
+    assert image.shape == (64, 64)
+    bright = (image > 0.5).any(1).sum(), (image > 0.5).any(0).sum()
+    ratio = 64 / max(shape)
+    assert bright == (max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio)))
+    rows, columns = np.nonzero(image > 0.5)
+    assert abs(rows.mean() - 31.5) <= 1
+    assert abs(columns.mean() - 31.5) <= 1
+
+
+def test_shrinking_averages_areas():
+    board = np.indices((64, 64)).sum(0) % 2
+    small = resize(board.astype(np.float32), 8)
+    assert np.abs(small[1:-1, 1:-1] - 0.5).max() < 0.05
+
+
+@pytest.mark.parametrize("size", [32, 64, 100])
+def test_values_stay_between_0_and_1_as_float32(written, size):
+    noise = np.random.default_rng(0).integers(0, 65535, (50, 70), np.uint16)
+    image = read_image(written(noise), size)
+    assert image.dtype == np.float32
+    assert image.shape == (size, size)
+    assert 0 <= image.min() <= image.max() <= 1
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_uniform_picture_is_finite(written, value):
+    assert np.isfinite(read_image(written(np.full((16, 16), value, np.uint8)), 32)).all()
+
+
+def refusal(file):
+    with pytest.raises(UnreadableImage) as caught:
+        read_image(file, 32)
+    text = str(caught.value)
+    assert text in REASONS
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    for part in (SECRET, "Doe", "1970", file.name):
+        assert part not in text
+    return text
+
+
+def test_missing_file_is_refused(tmp_path):
+    assert refusal(tmp_path / f"{SECRET}.dcm") == "the file is missing"
+
+
+@pytest.mark.parametrize("content", [b"", SECRET.encode(), b"\0" * 200, b"\x89PNG" + b"x" * 500])
+def test_file_of_another_kind_is_refused(tmp_path, content):
+    file = tmp_path / f"{SECRET}.dcm"
+    file.write_bytes(content)
+    assert refusal(file) == "not a DICOM file"
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path):
+    (tmp_path / f"{SECRET}.dcm").mkdir()
+    assert refusal(tmp_path / f"{SECRET}.dcm") == "not a DICOM file"
+
+
+def test_several_frames_are_refused(written):
+    assert refusal(written(np.zeros((3, 16, 16), np.uint8))) == "more than one frame"
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR", "YBR_FULL"])
+def test_colour_is_refused(written, photometric):
+    samples = 1 if photometric == "PALETTE COLOR" else 3
+    file = written(np.zeros((16, 16), np.uint8), photometric=photometric, SamplesPerPixel=samples)
+    assert refusal(file) == "not a grey-scale image"
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
+def test_file_cut_anywhere_is_refused(written, kept):
+    file = written(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8))
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    refusal(file)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Rows": 0},
+        {"BitsAllocated": 7},
+        {"BitsStored": 0, "HighBit": 0},
+        {"PixelRepresentation": 9},
+        {"Columns": 60_000},
+        {"PixelData": b""},
+    ],
+)
+def test_tags_that_contradict_the_pixels_are_refused(written, tags):
+    refusal(written(np.zeros((16, 16), np.uint8), **tags))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        (b"\x28\x00\x08\x00IS", SECRET),  # NumberOfFrames
+        (b"\x28\x00\x53\x10DS", SECRET),  # RescaleSlope
+        (b"\x28\x00\x50\x10DS", SECRET),  # WindowCenter
+    ],
+)
+def test_free_text_in_a_number_does_not_get_into_the_reason(written, tag, value):
+    tags = {"NumberOfFrames": 1, "RescaleSlope": 1, "RescaleIntercept": 0}
+    file = written(np.eye(16, dtype=np.uint8), WindowCenter=1, WindowWidth=2, **tags)
+    content = file.read_bytes()
+    at = content.index(tag) + len(tag)
+    length = int.from_bytes(content[at : at + 2], "little")
+    text = (value + " ").encode()[: len(value) + len(value) % 2]
+    new = len(text).to_bytes(2, "little") + text
+    file.write_bytes(content[:at] + new + content[at + 2 + length :])
+    refusal(file)
+
+
+def image_or_reason(file):
+    try:
+        return read_image(file, 64)
+    except UnreadableImage as error:
+        return str(error)
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="shared/data/dicom_samples is not here")
+@pytest.mark.filterwarnings("ignore")
+def test_real_files_of_many_makers_are_read_or_refused_in_fixed_words():
+    files = sorted(SAMPLES.rglob("*.dcm"))
+    assert len(files) > 20
+    read = 0
+    for file in files:
+        image = image_or_reason(file)
+        if isinstance(image, str):
+            assert image in REASONS, file
+        else:
+            read += 1
+            assert np.isfinite(image).all(), file
+            assert 0 <= image.min() < image.max() <= 1, file
+    assert read >= 4
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="shared/data/dicom_samples is not here")
+@pytest.mark.filterwarnings("ignore")
+def test_bytes_flipped_anywhere_in_a_real_header_never_crash(tmp_path):
+    source = next(f for f in sorted(SAMPLES.rglob("*.dcm")) if f.stat().st_size < 200_000)
+    target = tmp_path / "flipped.dcm"
+    shutil.copyfile(source, target)
+    content = bytearray(source.read_bytes())
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for at in rng.integers(132, min(len(content), 3000), size=4):
+            damaged[at] = int(rng.integers(256))
+        target.write_bytes(damaged)
+        found = image_or_reason(target)
+        assert not isinstance(found, str) or found in REASONS

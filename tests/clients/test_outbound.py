@@ -1,0 +1,179 @@
+"""The gate: what must not leave a site does not, whatever goes wrong behind it."""
+
+import logging
+
+import numpy as np
+import pytest
+from flwr.common.serde import recorddict_to_proto
+
+from clients.outbound import GateClosed, TakesNoPart, check, guarded, suppressed
+from clients.site import load_site
+from federation.errors import NoUsableModel, Refused, UserError
+from federation.messages import (
+    TRAIN,
+    DescribeBody,
+    EvaluateBody,
+    PrepareBody,
+    Reply,
+    TrainBody,
+)
+from federation.metrics.summary import ScoreSummary
+
+SECRET = "MRN-00417 Jane Doe"
+
+
+def cell(patients):
+    scores = np.linspace(0.1, 0.9, patients)
+    return ScoreSummary.from_scores(scores, np.arange(patients) % 2).to_json()
+
+
+def evaluated(cells=None, withheld=None):
+    return Reply("ok", EvaluateBody(cells=cells or {}, withheld=withheld or {}))
+
+
+def described(**counts):
+    empty = {"patients": {}, "modalities": {}, "excluded": {}, "notices": {}}
+    body = DescribeBody(**{**empty, **counts}, minimum_cell=10, score_bins="merged")
+    return Reply("ok", body)
+
+
+def trained(patients, update=None):
+    return Reply("ok", TrainBody(loss=0.5, steps=1, patients=patients), update=update)
+
+
+def prepared(code, patients=10):
+    return Reply("ok", PrepareBody(codes={code: (patients, 0, 0.0, 0.0)}))
+
+
+UPDATE = np.zeros(3, np.float32)
+PASSES = {
+    "no body": Reply("no training patients"),
+    "cell at the minimum": evaluated({"": cell(10), "sex=female": cell(12)}),
+    "withheld cells": evaluated(
+        {"": cell(20)}, {"age_band=80+": "withheld to protect fewer than 10 patients"}
+    ),
+    "withheld site": evaluated({}, {"": "fewer than 10 patients"}),
+    "suppressed counts": described(patients={"train": 10, "tuning": "suppressed", "held_out": 0}),
+    "part below the minimum at zero": trained({"ehr": 20, "image": 0, "fusion": 20}, UPDATE),
+    "ordinary codes": prepared("LAB//50912//mg/dL"),
+    "code with brackets": prepared("LOINC//2345-7 [mass/volume] (serum)"),
+}
+
+
+@pytest.mark.parametrize("kind", PASSES)
+def test_what_the_policy_allows_passes(kind):
+    check(PASSES[kind], 10)
+
+
+REFUSED = {
+    "cell below the minimum": evaluated({"": cell(9)}),
+    "subgroup below the minimum": evaluated({"": cell(30), "sex=male": cell(9)}),
+    "empty cell": evaluated({"": cell(0)}),
+    "attribute outside the list": evaluated({"zip=8001": cell(30)}),
+    "free text for a level": evaluated({f"sex={SECRET}": cell(30)}),
+    "name with a line break": evaluated({"sex=female\n": cell(30)}),
+    "free text for a cell": evaluated({SECRET: cell(30)}),
+    "more than a summary in a cell": evaluated({"": {**cell(30), "note": SECRET}}),
+    "no summary in a cell": evaluated({"": {"note": SECRET}}),
+    "free text for a withheld cell": evaluated({"": cell(30)}, {SECRET: "fewer than 10 patients"}),
+    "free text for a reason": evaluated({"": cell(30)}, {"sex=male": SECRET}),
+    "small split": described(patients={"train": 9}),
+    "one image": described(modalities={"image": 1}),
+    "small exclusion": described(excluded={"label is empty": 3}),
+    "small notice": described(notices={"image: not a DICOM file": 9}),
+    "small part": trained({"ehr": 20, "image": 9, "fusion": 20}, UPDATE),
+    "free text for a part": trained({SECRET: 20}, UPDATE),
+    "update of another kind": trained({"ehr": 20}, np.array([1.0])),
+    "rare code": prepared("LAB//A", 9),
+    "free text for a code": prepared("Jane Doe, born 1970"),
+    "line break after a code": prepared("LAB//A\n"),
+    "long code": prepared("A" * 121),
+    "empty code": prepared(""),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_the_policy_forbids_does_not_pass(kind):
+    with pytest.raises((GateClosed, ValueError)) as caught:
+        check(REFUSED[kind], 10)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.fixture
+def site(tmp_path, write_site):
+    return load_site(write_site(tmp_path / "site", 2))
+
+
+def passed(answer, site):
+    """Return the status and all bytes that leave."""
+    records = guarded(lambda: (answer(), site))
+    content = recorddict_to_proto(records).SerializeToString()
+    return Reply.from_records(records, TRAIN), content
+
+
+def raising(error):
+    def answer():
+        raise error
+
+    return answer
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError(SECRET)
+
+
+ERRORS = {
+    "any error": (ValueError(SECRET), "the site failed"),
+    "key": (KeyError(SECRET), "the site failed"),
+    "assertion": (AssertionError(SECRET), "the site failed"),
+    "operating system": (FileNotFoundError(2, SECRET, SECRET), "the site failed"),
+    "memory": (MemoryError(SECRET), "the site failed"),
+    "another mistake": (NoUsableModel(SECRET), "the site failed"),
+    "error without a text": (Unprintable(), "the site failed"),
+    "the site's own mistake": (
+        UserError(f"/data/{SECRET}/labels.parquet", SECRET, field=SECRET, remedy=SECRET),
+        "the site's files need attention",
+    ),
+    "policy": (Refused(SECRET), "refused by the site's policy"),
+    "no patients": (TakesNoPart("no training patients"), "no training patients"),
+    "gate": (GateClosed(SECRET), "the site failed"),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_after_an_error_only_a_status_leaves(site, kind, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    error, status = ERRORS[kind]
+    reply, content = passed(raising(error), site)
+    assert (reply.status, reply.body, reply.update) == (status, None, None)
+    for word in SECRET.split():
+        assert word.encode() not in content
+
+
+def test_the_site_s_own_log_keeps_what_did_not_leave(site, caplog):
+    with caplog.at_level(logging.WARNING, "wardround.site"):
+        passed(raising(ValueError(SECRET)), site)
+        passed(raising(UserError("labels.parquet", "a column is missing")), site)
+    assert SECRET in caplog.text
+    assert "a column is missing" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [k for k in REFUSED if k != "update of another kind"])
+def test_a_reply_that_the_gate_refuses_leaves_as_a_status_alone(site, kind):
+    reply, content = passed(lambda: REFUSED[kind], site)
+    assert reply.status == "the site failed"
+    assert b"Jane" not in content
+
+
+def test_the_minimum_is_the_site_s_own_not_the_body_s(tmp_path, write_site):
+    site = load_site(write_site(tmp_path / "strict", 2, policy={"minimum_cell": 50}))
+    reply, _ = passed(lambda: evaluated({"": cell(49)}), site)
+    assert reply.status == "the site failed"
+
+
+@pytest.mark.parametrize(
+    ("count", "sent"), [(0, 0), (1, "suppressed"), (9, "suppressed"), (10, 10)]
+)
+def test_small_counts_are_suppressed_and_none_is_said_to_be_none(count, sent):
+    assert suppressed(count, 10) == sent
