@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -14,7 +14,14 @@ from clients.site import Site
 from clients.training import train_locally
 from clients.workbench import Workbench, choose_device
 from federation.errors import Refused
-from federation.messages import DescribeBody, Instruction, PrepareBody, Reply, TrainBody
+from federation.messages import (
+    DescribeBody,
+    Instruction,
+    PrepareBody,
+    Reply,
+    SmallCount,
+    TrainBody,
+)
 from federation.randomness import torch_generator
 
 Handler = Callable[[Instruction, str, Site, Workbench], Reply]
@@ -52,18 +59,26 @@ def describe(instruction: Instruction, file: str, site: Site, workbench: Workben
     cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
     patients, minimum = cohort.patients, site.policy.minimum_cell
 
-    def counts(exact: dict[str, int]) -> dict[str, int | str]:
+    def counts(exact: Mapping[str, int]) -> dict[str, SmallCount]:
         return {name: suppressed(count, minimum) for name, count in sorted(exact.items())}
+
+    splits = counts({str(name): len(rows) for name, rows in patients.splits.items()})
+
+    def holders(present: int) -> SmallCount:
+        """Known by subtraction are those who lack the modality, and a withheld split."""
+        told = (present, len(patients) - present)
+        hidden = "suppressed" in (*splits.values(), *(suppressed(n, minimum) for n in told))
+        return "suppressed" if hidden else present
 
     return Reply(
         "ok",
         DescribeBody.model_validate(
             {
-                "patients": counts({name: len(rows) for name, rows in patients.splits.items()}),
-                "modalities": counts(
-                    {name: int(m.present.sum()) for name, m in cohort.modalities.items()}
-                ),
-                "excluded": counts(dict(patients.excluded)),
+                "patients": splits,
+                "modalities": {
+                    name: holders(int(m.present.sum())) for name, m in cohort.modalities.items()
+                },
+                "excluded": counts(patients.excluded),
                 "notices": counts({**patients.notices, **cohort.unusable}),
                 "minimum_cell": minimum,
                 "score_bins": site.policy.score_bins,
@@ -107,11 +122,22 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     result = train_locally(model, cohort, study, generator)
     behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
     behind["fusion"] = len(rows)
-    weights = {
-        part.name: behind[part.name] if behind[part.name] >= minimum else 0 for part in model.parts
-    }
+    weights = {part.name: _weight(behind[part.name], len(rows), minimum) for part in model.parts}
     body = TrainBody(loss=result.loss, steps=result.steps, patients=weights)
     return Reply("ok", body, update=model.weights() - instruction.weights)
+
+
+def _weight(holders: int, patients: int, minimum: int) -> int:
+    """Return the weight of a part of the model that ``holders`` of the training patients move.
+
+    Neither the few who have a modality nor the few who lack it can be told from the weight.
+
+    >>> _weight(5, 60, 10), _weight(40, 60, 10), _weight(57, 60, 10)
+    (0, 40, 60)
+    """
+    if holders < minimum:
+        return 0
+    return patients if patients - holders < minimum else holders
 
 
 def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:

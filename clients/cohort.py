@@ -32,6 +32,8 @@ KNOWN_ETHNICITIES = (
     ("native", re.compile(r"\bnative\b")),
 )
 
+DECLINED = re.compile(r"\b(unknown|declined|refused|unable|not[ _]specified|missing)\b")
+
 
 @dataclass(frozen=True)
 class Patients:
@@ -172,7 +174,6 @@ def _before_prediction(
 def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split, NDArray[np.int64]]:
     if split.by == "given":
         return {name: np.flatnonzero(labels["split"] == name) for name in SPLITS}
-    place = _hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
     if split.by == "time":
         times = labels["prediction_time"].to_numpy()
         if len(np.unique(times)) < 2:
@@ -182,9 +183,10 @@ def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split,
                 field="prediction_time",
                 remedy='Use split.by = "patient" or "given".',
             )
-        order = np.lexsort((place, times))
-        place = np.empty(len(labels))
-        place[order] = (np.arange(len(labels)) + 0.5) / len(labels)
+        _, moment, together = np.unique(times, return_inverse=True, return_counts=True)
+        place = ((np.cumsum(together) - together / 2) / len(labels))[moment]
+    else:
+        place = _hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
     fractions = split.fractions
     bounds = np.cumsum([fractions.train, fractions.tuning])
     which = np.searchsorted(bounds, place, side="right")
@@ -224,5 +226,7 @@ def _sex(value: str) -> str:
 
 def _ethnicity(value: str) -> str:
     """A closed list, so that no free text of a site can become the name of a cell."""
+    if DECLINED.search(value.lower()):
+        return UNKNOWN
     lowered = value.lower().replace("_", " ").replace(" or latino", "")
     return next((known for known, words in KNOWN_ETHNICITIES if words.search(lowered)), "other")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from federation.errors import WardroundError
 from federation.messages import Reply, TrainBody
-from federation.reduce import Part, UpdateRejected, WeightedSum, screen
+from federation.reduce import LARGEST_TOTAL_WEIGHT, Part, UpdateRejected, WeightedSum, screen
 from federation.study import StrategySection
 
 
@@ -30,7 +31,7 @@ class UpdateSum:
         if reply.rejected:
             return reply.rejected
         if reply.partial is not None:
-            self.total.merge(reply.partial)
+            self._merge(reply.partial)
         try:
             if reply.update is not None:
                 assert isinstance(reply.body, TrainBody)
@@ -39,6 +40,15 @@ class UpdateSum:
         except UpdateRejected as reason:
             return str(reason)
         return ""
+
+    def _merge(self, partial: WeightedSum) -> None:
+        try:
+            self.total.merge(partial)
+        except UpdateRejected as reason:
+            raise WardroundError(
+                f"The updates of this round cannot be summed: {reason}. At most "
+                f"{LARGEST_TOTAL_WEIGHT:,} training patients can take part in one round."
+            ) from None
 
     def _weights(self, body: TrainBody) -> dict[str, int]:
         if self._strategy.weighting == "uniform":

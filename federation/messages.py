@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from federation.reduce import Part, WeightedSum
-from federation.study import Split, Study
+from federation.study import Modality, Split, Study
 from federation.validation import Section
 from federation.vocabulary import CodeMoments, Vocabulary
 
@@ -42,6 +42,28 @@ Status = Literal[
     "not an instruction of this version",
 ]
 """All that a site ever says about a failure; the details stay in its own log."""
+
+Reason = Literal[
+    "no label",
+    "label is empty",
+    "label outside the classes",
+    "no prediction time",
+    "contradictory labels",
+    "label without any event",
+    "no split given",
+    "repeated label rows",
+    "later prediction times, not used",
+    "events after the prediction time, not used",
+    "image: the file is missing",
+    "image: not a DICOM file",
+    "image: more than one frame",
+    "image: not a grey-scale image",
+    "image: the pixels cannot be decoded",
+    "image: the path leads out of the data folder",
+    "image: not a file name",
+    "note: cut at the study's max_tokens",
+]
+"""Why patients were left out, or what a person should know of them."""
 
 SmallCount = int | Literal["suppressed"]
 
@@ -134,10 +156,10 @@ class EvaluateBody(Section):
 class DescribeBody(Section):
     """Suppressed counts of a site's patients."""
 
-    patients: dict[str, SmallCount]
-    modalities: dict[str, SmallCount]
-    excluded: dict[str, SmallCount]
-    notices: dict[str, SmallCount]
+    patients: dict[Split, SmallCount]
+    modalities: dict[Modality, SmallCount]
+    excluded: dict[Reason, SmallCount]
+    notices: dict[Reason, SmallCount]
     minimum_cell: int
     score_bins: Literal["merged", "fine"]
 

@@ -22,6 +22,7 @@ from federation.validation import Section, read_toml, validate
 
 MODALITIES = ("ehr", "image", "text")
 Split = Literal["train", "tuning", "held_out"]
+Modality = Literal["ehr", "image", "text"]
 
 
 class StudySection(Section):

@@ -18,7 +18,8 @@ from typing import Any
 
 from federation.study import EhrSection
 
-AGE = "AGE"
+AGE = "AGE//AT_PREDICTION"
+"""Our own code for the age in years at the prediction time."""
 AGE_RANGE = (20.0, 80.0)
 NOT_FEATURES = ("IMAGE//", "NOTE//", "MEDS_BIRTH", "MEDS_DEATH")
 

@@ -77,7 +77,7 @@ def run_study(
     folder.write_study(study)
     folder.write_environment({**environment, "seconds": None})
     _wait(exchange, study, progress)
-    vocabulary = _vocabulary(exchange, study, folder, progress, resume)
+    vocabulary = _vocabulary(exchange, study, folder, progress, resume, warnings)
     sites = _describe(exchange, study, vocabulary, warnings)
     folder.write_json("sites.json", sites)
     task = Task(exchange, study, vocabulary)
@@ -112,7 +112,12 @@ def _wait(exchange: Exchange, study: Study, progress: Progress) -> None:
 
 
 def _vocabulary(
-    exchange: Exchange, study: Study, folder: RunFolder, progress: Progress, resume: bool
+    exchange: Exchange,
+    study: Study,
+    folder: RunFolder,
+    progress: Progress,
+    resume: bool,
+    warnings: list[str],
 ) -> Vocabulary | None:
     """Return the agreed vocabulary, or fit one from what the sites count."""
     section = study.modalities.ehr
@@ -131,6 +136,9 @@ def _vocabulary(
         for answer in exchange.ask(PREPARE, instructions, nodes, deadline):
             if answer.reply is not None and isinstance(answer.reply.body, PrepareBody):
                 counted[answer.site] = answer.reply.body.moments()
+            else:
+                why = answer.failure
+                warnings.append(f"The vocabulary was fitted without {answer.site}: {why}.")
         vocabulary = fitted_vocabulary(section, [counted[site] for site in sorted(counted)])
         if not vocabulary.places:
             raise NoUsableModel("prepare: no site has a code that enough patients share.")

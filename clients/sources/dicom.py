@@ -5,7 +5,10 @@ Only pixels and the tags that say how to read them are used; no identifying tag 
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -53,20 +56,22 @@ def read_image(path: Path, size: int) -> NDArray[np.float32]:
     Raises:
         UnreadableImage: with the reason.
     """
-    try:
-        dataset = pydicom.dcmread(path, specific_tags=PIXEL_TAGS)
-    except FileNotFoundError:
-        raise UnreadableImage("the file is missing") from None
-    except Exception:
-        raise UnreadableImage("not a DICOM file") from None
-    try:
-        _check_kind(dataset)
-        return resize(_display(dataset), size)
-    except UnreadableImage:
-        raise
-    except Exception:
-        # Tags and decoders raise anything at all on damaged files; what they say may quote them.
-        raise UnreadableImage("the pixels cannot be decoded") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the values of tags
+        try:
+            dataset = pydicom.dcmread(path, specific_tags=PIXEL_TAGS)
+        except FileNotFoundError:
+            raise UnreadableImage("the file is missing") from None
+        except Exception:
+            raise UnreadableImage("not a DICOM file") from None
+        try:
+            _check_kind(dataset)
+            return resize(_display(dataset), size)
+        except UnreadableImage:
+            raise
+        except Exception:
+            # Tags and decoders raise anything at all on damaged files, and may quote them.
+            raise UnreadableImage("the pixels cannot be decoded") from None
 
 
 def _check_kind(dataset: Dataset) -> None:
@@ -79,17 +84,37 @@ def _check_kind(dataset: Dataset) -> None:
 
 
 def _display(dataset: Dataset) -> NDArray[np.float32]:
-    stored = dataset.pixel_array
-    values = apply_modality_lut(stored, dataset)
-    if "VOILUTSequence" in dataset or "WindowCenter" in dataset:
-        values = apply_voi_lut(values, dataset)
-        low, high = float(np.min(values)), float(np.max(values))
+    """Return the pixels as they are meant to be seen, in [0, 1]."""
+    values = np.asarray(apply_modality_lut(dataset.pixel_array, dataset), np.float64)
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        shown = np.asarray(apply_voi_lut(values.astype(np.int64), dataset)) / (2**bits - 1)
+    elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+        shown = _window(values, dataset)
     else:
         low, high = np.percentile(values, [0.5, 99.5])
-    scaled = (np.asarray(values, np.float32) - low) / max(high - low, 1e-6)
-    clipped = np.clip(scaled, 0, 1)
+        shown = (values - low) / max(high - low, 1e-6)
+    clipped = np.clip(shown, 0, 1)
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     return np.asarray(1 - clipped if inverted else clipped, np.float32)
+
+
+def _window(values: NDArray[np.float64], dataset: Dataset) -> NDArray[np.float64]:
+    """Apply the first window, to [0, 1].
+
+    Source: DICOM PS3.3 C.11.2.1.2.1 (LINEAR) and C.11.2.1.3 (SIGMOID, LINEAR_EXACT).
+    """
+    center, width = (_first(dataset.get(tag)) for tag in ("WindowCenter", "WindowWidth"))
+    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * (values - center) / width))
+    if function == "LINEAR_EXACT":
+        return (values - center) / width + 0.5
+    return (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
+
+
+def _first(value: Any) -> float:
+    return float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)
 
 
 def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:

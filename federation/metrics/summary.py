@@ -310,4 +310,6 @@ def _real(document: Mapping[str, Any], key: str) -> float:
     value = document.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{key} must be a number")
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{key} is too large")
     return float(value)

@@ -61,7 +61,7 @@ def test_describe_counts_patients_and_suppresses_small_counts(site, make_study):
     folder = site(100, splits=splits, labels=labels)
     reply = Asked(folder).ask(DESCRIBE, instruction_for(make_study(split={"by": "given"})))
     assert reply.body.patients == {"train": 60, "tuning": "suppressed", "held_out": 0}
-    assert reply.body.modalities == {"ehr": 69}
+    assert reply.body.modalities == {"ehr": "suppressed"}, "69 - 60 would tell of the tuning split"
     assert reply.body.excluded == {"no label": 30, "no prediction time": "suppressed"}
     assert reply.body.minimum_cell == 10
 
@@ -339,3 +339,17 @@ def test_no_planted_identifier_leaves_in_an_unforeseen_error(planted_site, make_
         reply = asked.ask(kind, instruction_for(make_study(), split="tuning"))
         assert reply.status == "the site failed"
     assert leaks(asked.sent) == []
+
+
+def test_few_who_lack_a_modality_cannot_be_told_by_subtraction(site, make_study):
+    folder = site(60, images=True)
+    kept = sorted((folder / "dicom").iterdir())
+    for file in kept[:4]:
+        file.unlink()
+    study = make_study(
+        "ehr", "image", split={"fractions": {"train": 1, "tuning": 0, "held_out": 0}}
+    )
+    asked = Asked(folder)
+    described = asked.ask(DESCRIBE, instruction_for(study)).body
+    assert described.patients["train"] == 60
+    assert described.modalities == {"ehr": 60, "image": "suppressed"}

@@ -12,7 +12,7 @@ from clients.features import ehr_tensor
 from clients.site import load_site
 from federation.errors import UserError
 from federation.study import EhrSection, SplitSection, TaskSection
-from federation.vocabulary import agreed_vocabulary
+from federation.vocabulary import AGE, agreed_vocabulary
 
 NOON = datetime(2024, 6, 1, 12)
 HOUR = timedelta(hours=1)
@@ -270,7 +270,7 @@ def born(subject, years):
 )
 def test_age_is_that_at_the_prediction_time_and_falls_into_its_band(read, years, band):
     patients = read(events=[born(1, years), lab(1)], labels=[label(1)])
-    age = patients.events.loc[patients.events["code"] == "AGE", "numeric_value"]
+    age = patients.events.loc[patients.events["code"] == AGE, "numeric_value"]
     assert age.tolist() == pytest.approx([years], abs=1e-4)
     assert patients.subgroups["age_band"].tolist() == [band]
 

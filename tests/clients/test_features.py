@@ -22,7 +22,7 @@ from clients.features import (
 )
 from clients.site import load_site
 from federation.study import EhrSection, ImageSection, SplitSection, TaskSection, TextSection
-from federation.vocabulary import Scale, Vocabulary, agreed_vocabulary, bucket_of
+from federation.vocabulary import AGE, Scale, Vocabulary, agreed_vocabulary, bucket_of
 
 NOON = datetime(2024, 6, 1, 12)
 HOUR = timedelta(hours=1)
@@ -225,7 +225,7 @@ def test_codes_of_few_patients_and_values_of_few_patients_stay():
     rows = [(i, 1.0, "COMMON", math.nan, None) for i in range(12)]
     rows += [(i, 1.0, "COMMON", 5.0, None) for i in range(9)]
     rows += [(i % 9, 1.0, "RARE", 5.0, None) for i in range(40)]
-    rows += [(i, 1.0, code, 1.0, None) for i in range(12) for code in ("NOTE//X", "AGE")]
+    rows += [(i, 1.0, code, 1.0, None) for i in range(12) for code in ("NOTE//X", AGE)]
     found = code_moments(cohort_of(rows, 12), EhrSection(), 10)
     assert list(found) == ["COMMON"]
     assert (found["COMMON"].patients, found["COMMON"].values, found["COMMON"].total) == (12, 0, 0)
