@@ -230,14 +230,14 @@ def _federated_rows(runs: Sequence[Cells]) -> list[Row]:
     means = [mean_accuracy(run) for run in runs]
     return [
         Row.near(
-            "flamby_heart/fedavg/accuracy",
+            "flamby/fedavg/accuracy",
             statistics.mean(means),
             FEDAVG_GOAL,
             FEDAVG_TOLERANCE,
             f"mean of centres and of {len(runs)} seeds",
         ),
         Row(
-            "flamby_heart/fedavg/accuracy_sd",
+            "flamby/fedavg/accuracy_sd",
             _deviation(means),
             note=f"over seeds; published {PUBLISHED_FEDAVG_SD}",
         ),
@@ -250,25 +250,25 @@ def _pooled_rows(runs: Sequence[Cells], as_trained: Sequence[Cells]) -> list[Row
     together = [accuracy(merge(run.values())) for run in as_trained]
     return [
         Row.near(
-            "flamby_heart/pooled/accuracy",
+            "flamby/pooled/accuracy",
             statistics.mean(means),
             POOLED_GOAL,
             POOLED_TOLERANCE,
             "mean of centres, each scaled by itself, as published",
         ),
         Row(
-            "flamby_heart/pooled/accuracy_sd",
+            "flamby/pooled/accuracy_sd",
             _deviation(means),
             note=f"over seeds; published {PUBLISHED_POOLED_SD}",
         ),
         *_by_centre("pooled", runs, PUBLISHED_POOLED),
         Row(
-            "flamby_heart/pooled/scaled_as_trained/accuracy",
+            "flamby/pooled/scaled_as_trained/accuracy",
             statistics.mean(mean_accuracy(run) for run in as_trained),
             note="mean of centres, scaled by the pooled statistics; not published",
         ),
         Row(
-            "flamby_heart/pooled/scaled_as_trained/accuracy_all_patients",
+            "flamby/pooled/scaled_as_trained/accuracy_all_patients",
             statistics.mean(together),
             note=f"the pooled test set; published {PUBLISHED_POOLED_TEST}",
         ),
@@ -278,7 +278,7 @@ def _pooled_rows(runs: Sequence[Cells], as_trained: Sequence[Cells]) -> list[Row
 def _by_centre(model: str, runs: Sequence[Cells], published: Mapping[str, float]) -> list[Row]:
     return [
         Row(
-            f"flamby_heart/{model}/{name}/accuracy",
+            f"flamby/{model}/{name}/accuracy",
             statistics.mean(accuracy(run[name]) for run in runs),
             note=f"{runs[0][name].n} patients; published {figure:.3f}",
         )

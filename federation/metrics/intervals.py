@@ -118,6 +118,20 @@ def delong_variance(summary: ScoreSummary) -> float:
     return float(spread1 / n1 + spread0 / n0)
 
 
+def wilson_interval(share: float, patients: int) -> tuple[float, float]:
+    """Return the 95% interval of an observed share; it stays within [0, 1].
+
+    Source: Wilson, JASA 1927.
+
+    >>> [round(bound, 3) for bound in wilson_interval(0.0, 10)]
+    [0.0, 0.278]
+    """
+    centre = share + Z * Z / (2 * patients)
+    half = Z * math.sqrt(share * (1 - share) / patients + Z * Z / (4 * patients * patients))
+    scale = 1 + Z * Z / patients
+    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+
+
 def percentile(point: Estimate, values: Floats) -> Estimate:
     """Percentile interval from a metric's value in each replicate; those without one do not count.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from federation.metrics.calibration import calibration_curve
 from federation.metrics.discrimination import auroc, roc_curve
+from federation.metrics.intervals import wilson_interval
 from federation.metrics.summary import ScoreSummary, merge
 from server.report.run_folder import Cell, Metric, ModelMetrics, Round
 from server.report.tables import Table, Td, metric_text
@@ -162,14 +163,24 @@ def roc(summaries: Mapping[str, ScoreSummary]) -> Figure:
 def calibration(summaries: Mapping[str, ScoreSummary]) -> Figure:
     """Observed against predicted risk, in ten groups of equal size, all hospitals."""
     points = calibration_curve(merge(summaries.values()))
-    arms = [1.96 * (risk * (1 - risk) / size) ** 0.5 for _, risk, size in points]
+    bounds = [wilson_interval(risk, size) for _, risk, size in points]
     trace = {
         "type": "scatter",
         "mode": "lines+markers",
         "name": "All hospitals",
         "x": [round(score, 4) for score, _, _ in points],
         "y": [round(risk, 4) for _, risk, _ in points],
-        "error_y": {"type": "data", "array": arms, "color": MUTED, "thickness": 1.2, "width": 3},
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": [round(top - p[1], 4) for p, (_, top) in zip(points, bounds, strict=True)],
+            "arrayminus": [
+                round(p[1] - low, 4) for p, (low, _) in zip(points, bounds, strict=True)
+            ],
+            "color": MUTED,
+            "thickness": 1.2,
+            "width": 3,
+        },
         "line": {"color": INK, "width": 2.4},
         "marker": {"size": 8, "color": INK},
     }
@@ -177,7 +188,10 @@ def calibration(summaries: Mapping[str, ScoreSummary]) -> Figure:
     layout["xaxis"] |= {"range": [-0.02, 1.02]}
     layout["yaxis"] |= {"range": [-0.05, 1.05]}
     layout["shapes"] = [_line(0, 1, 0, 1)]
-    rows = [[_td(score), _td(risk), Td(f"{size:,}")] for score, risk, size in points]
+    rows = [
+        [_td(score), Td(f"{risk:.3f}", f"{low:.3f} to {top:.3f}"), Td(f"{size:,}")]
+        for (score, risk, size), (low, top) in zip(points, bounds, strict=True)
+    ]
     return Figure(
         "calibration",
         "Calibration curve",

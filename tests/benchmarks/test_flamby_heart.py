@@ -121,10 +121,10 @@ def test_one_seed_and_two_rounds_give_every_row_and_a_file(tmp_path):
     written = json.loads((tmp_path / "rows.json").read_text())["rows"]
     by_name = {row["name"]: row for row in written}
     assert len(by_name) == len(written)
-    assert by_name["flamby_heart/fedavg/accuracy"]["goal"] == 0.685
-    assert by_name["flamby_heart/pooled/accuracy"]["tolerance"] == 0.005
-    assert by_name["flamby_heart/fedavg/accuracy"]["holds"] in (True, False)
-    assert by_name["flamby_heart/fedavg/va/accuracy"]["holds"] is None
+    assert by_name["flamby/fedavg/accuracy"]["goal"] == 0.685
+    assert by_name["flamby/pooled/accuracy"]["tolerance"] == 0.005
+    assert by_name["flamby/fedavg/accuracy"]["holds"] in (True, False)
+    assert by_name["flamby/fedavg/va/accuracy"]["holds"] is None
     assert all(0 <= r["measured"] <= 1 for r in written if r["name"].endswith("accuracy"))
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from federation.metrics.calibration import brier, calibration_slope, recalibration
@@ -15,6 +15,7 @@ from federation.metrics.intervals import (
     delong,
     delong_variance,
     resample,
+    wilson_interval,
 )
 from federation.metrics.summary import ScoreSummary
 
@@ -138,3 +139,10 @@ def test_auroc_point_is_that_of_scikit_learn(simulated):
     summary = ScoreSummary.from_scores(scores, labels)
     assert delong(summary).value == auroc(summary).value
     assert auroc(summary).value == pytest.approx(roc_auc_score(labels, scores), abs=0.002)
+
+
+@pytest.mark.parametrize(("positives", "patients"), [(0, 10), (3, 17), (40, 80), (25, 25)])
+def test_wilson_interval_equals_scipys(positives, patients):
+    expected = binomtest(positives, patients).proportion_ci(method="wilson")
+    found = wilson_interval(positives / patients, patients)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
