@@ -25,7 +25,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from federation.errors import UserError
-from simulations.consortium import draw_hospitals, synthesize
+from simulations.consortium import synthesize
+from simulations.hospitals import draw_hospitals
 
 Floats = NDArray[np.float64]
 COLUMNS = ["subject_id", "time", "code", "numeric_value", "text_value"]
