@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -22,7 +23,10 @@ from federation.messages import (
     SmallCount,
     TrainBody,
 )
+from federation.models.build import FlatModel
 from federation.randomness import torch_generator
+from federation.study import Study
+from federation.vocabulary import agreed_vocabulary
 
 Handler = Callable[[Instruction, str, Site, Workbench], Reply]
 
@@ -40,6 +44,7 @@ def build_app(workbench: Workbench) -> ClientApp:
                 except ValueError:
                     raise TakesNoPart("not an instruction of this version") from None
                 site = workbench.site(file)
+                _check_vocabulary(instruction)
                 _check_policy(instruction, site)
                 return handler(instruction, file, site, workbench), site
 
@@ -64,22 +69,23 @@ def describe(instruction: Instruction, file: str, site: Site, workbench: Workben
 
     splits = counts({str(name): len(rows) for name, rows in patients.splits.items()})
 
-    def holders(present: int) -> SmallCount:
-        """Known by subtraction are those who lack the modality, and a withheld split."""
+    def of_all(present: int) -> SmallCount:
+        """Known by subtraction are the patients who are not counted, and a withheld split."""
         told = (present, len(patients) - present)
         hidden = "suppressed" in (*splits.values(), *(suppressed(n, minimum) for n in told))
         return "suppressed" if hidden else present
 
+    noticed = {**patients.notices, **cohort.unusable}
     return Reply(
         "ok",
         DescribeBody.model_validate(
             {
                 "patients": splits,
                 "modalities": {
-                    name: holders(int(m.present.sum())) for name, m in cohort.modalities.items()
+                    name: of_all(int(m.present.sum())) for name, m in cohort.modalities.items()
                 },
                 "excluded": counts(patients.excluded),
-                "notices": counts({**patients.notices, **cohort.unusable}),
+                "notices": {name: of_all(count) for name, count in sorted(noticed.items())},
                 "minimum_cell": minimum,
                 "score_bins": site.policy.score_bins,
             }
@@ -90,8 +96,8 @@ def describe(instruction: Instruction, file: str, site: Site, workbench: Workben
 def prepare(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
     """Count codes and sum their values, so that the coordinator can fit a vocabulary."""
     section = instruction.study.modalities.ehr
-    if section is None:
-        return Reply("ok", PrepareBody(codes={}))
+    if section is None or section.vocabulary != "prepared":
+        raise TakesNoPart("not an instruction of this version")
     found = code_moments(
         workbench.patients(file, instruction.study), section, site.policy.minimum_cell
     )
@@ -113,9 +119,9 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     minimum = site.policy.minimum_cell
     if len(rows) < minimum:
         raise TakesNoPart("fewer training patients than the site's minimum_cell")
-    assert instruction.weights is not None
-    model = workbench.model(study, instruction.vocabulary, choose_device(site))
-    model.load(instruction.weights)
+    _check_patients_behind(study, len(rows), site)
+    model = _model(instruction, site, workbench)
+    before = model.weights()
     generator = torch_generator(
         study.study.seed, "training", site.name, instruction.model, instruction.round
     )
@@ -123,8 +129,14 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
     behind["fusion"] = len(rows)
     weights = {part.name: _weight(behind[part.name], len(rows), minimum) for part in model.parts}
-    body = TrainBody(loss=result.loss, steps=result.steps, patients=weights)
-    return Reply("ok", body, update=model.weights() - instruction.weights)
+    body = TrainBody.model_validate(
+        {"loss": result.loss, "steps": result.steps, "patients": weights}
+    )
+    update = model.weights() - before
+    for part in model.parts:
+        if not weights[part.name]:
+            update[part.start : part.stop] = 0  # too few patients moved it to let it leave
+    return Reply("ok", body, update=update)
 
 
 def _weight(holders: int, patients: int, minimum: int) -> int:
@@ -143,13 +155,46 @@ def _weight(holders: int, patients: int, minimum: int) -> int:
 def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
     """Score one split and answer with suppressed summaries."""
     cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
-    assert instruction.split is not None and instruction.weights is not None
+    if instruction.split is None:
+        raise TakesNoPart("not an instruction of this version")
     if len(cohort.patients.splits[instruction.split]) == 0:
         raise TakesNoPart("no patients in this split")
-    model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
-    model.load(instruction.weights)
+    model = _model(instruction, site, workbench)
     body = evaluate_locally(model, cohort, instruction.study, instruction.split, site.policy)
     return Reply("ok", body)
+
+
+def _model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatModel:
+    """Return the study's model with the weights that were sent."""
+    model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
+    weights = instruction.weights
+    if weights is None or len(weights) != len(model.vector) or not np.isfinite(weights).all():
+        raise TakesNoPart("not an instruction of this version")
+    model.load(weights)
+    return model
+
+
+def _check_patients_behind(study: Study, patients: int, site: Site) -> None:
+    """Refuse steps so few that the update would be that of single patients."""
+    training = study.training
+    seen = patients
+    if training.local_steps is not None:
+        seen = min(patients, training.local_steps * training.batch_size)
+    if seen < site.policy.minimum_cell:
+        raise Refused(
+            f"{site.file}: policy.minimum_cell: a round of the study {study.study.name} trains on "
+            f"{seen} patients (training.local_steps x batch_size)."
+        )
+
+
+def _check_vocabulary(instruction: Instruction) -> None:
+    """A vocabulary is what the study says, so that the fingerprint covers what is asked."""
+    section = instruction.study.modalities.ehr
+    given = instruction.vocabulary
+    if section is None or section.vocabulary == "prepared":
+        return
+    if given is not None and given.canonical != agreed_vocabulary(section).canonical:
+        raise TakesNoPart("not an instruction of this version")
 
 
 def _check_policy(instruction: Instruction, site: Site) -> None:

@@ -23,6 +23,11 @@ from federation.vocabulary import AGE
 SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
 UNKNOWN = "unknown"
 AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (200, "80+"))
+HOURS_PER_YEAR = 24 * 365.25
+OLDEST = 120
+"""Years; a birth longer ago, often a placeholder such as 1900-01-01, says nothing of the age."""
+LARGEST_NUMBER = 1e30
+"""A value beyond it is no measurement, and its square would not fit a float32."""
 KNOWN_ETHNICITIES = (
     # Whole words, for "Caucasian" holds "asian"; the first that fits.
     ("white", re.compile(r"\b(white|caucasian)\b")),
@@ -67,8 +72,9 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     """Read a site's patients for a task.
 
     Raises:
-        UserError: if a file is missing or malformed, or nobody is left.
+        UserError: if a file is missing or malformed, or holds another label, or nobody is left.
     """
+    _check_label(site, task)
     excluded: Counter[str] = Counter()
     notices: Counter[str] = Counter()
     rows = meds.read_labels(site.labels)
@@ -99,6 +105,18 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     )
 
 
+def _check_label(site: Site, task: TaskSection) -> None:
+    held = site.settings.data.label
+    if held not in (None, task.label):
+        raise UserError(
+            site.file,
+            f'the labels are of "{held}", the study predicts task.label = "{task.label}"',
+            field="data.label",
+            remedy=f'Give in data.labels a file of "{task.label}", or take part with another site '
+            "file that does.",
+        )
+
+
 def _one_label_each(
     labels: pd.DataFrame, excluded: Counter[str], notices: Counter[str]
 ) -> pd.DataFrame:
@@ -123,10 +141,9 @@ def _one_label_each(
     moment = ["subject_id", "prediction_time"]
     first = labels.groupby("subject_id")["prediction_time"].transform("min")
     at_first = labels["prediction_time"] == first
+    unclear = labels["contradictory"] | labels.duplicated(moment, keep=False)
     drop(
-        labels["subject_id"].isin(
-            labels.loc[at_first & labels.duplicated(moment, keep=False), "subject_id"]
-        ),
+        labels["subject_id"].isin(labels.loc[at_first & unclear, "subject_id"]),
         "contradictory labels",
     )
     later = labels.duplicated("subject_id")
@@ -152,15 +169,27 @@ def _before_prediction(
     row = row_of.loc[events["subject_id"]].to_numpy()
     gap = labels["prediction_time"].to_numpy()[row] - events["time"].to_numpy()
     hours = gap / np.timedelta64(1, "h")
-    kept = ~(hours < 0)
-    if not kept.all():
-        notices["events after the prediction time, not used"] += len(np.unique(row[~kept]))
-    past = events.loc[kept, ["code", "numeric_value", "text_value"]].assign(
-        row=row[kept], hours_before=hours[kept]
+    births = (events["code"] == "MEDS_BIRTH").to_numpy()
+    impossible = births & ((hours < 0) | (hours > OLDEST * HOURS_PER_YEAR))
+    later = (hours < 0) & ~births
+    values = events["numeric_value"].to_numpy()
+    kept = ~(later | impossible)
+    absurd = kept & (np.abs(values) > LARGEST_NUMBER)
+    for reason, which in (
+        ("events after the prediction time, not used", later),
+        ("birth: after the prediction time or over 120 years before", impossible),
+        ("value: not a finite number", absurd),
+    ):
+        if which.any():
+            notices[reason] += len(np.unique(row[which]))
+    past = events.loc[kept, ["code", "text_value"]].assign(
+        numeric_value=np.where(absurd, np.float32(np.nan), values)[kept],
+        row=row[kept],
+        hours_before=hours[kept],
     )
     born = (past["code"] == "MEDS_BIRTH") & past["hours_before"].notna()
-    births = past[born].drop_duplicates("row")
-    ages = births.assign(code=AGE, numeric_value=births["hours_before"] / (24 * 365.25))
+    first = past[born].drop_duplicates("row")
+    ages = first.assign(code=AGE, numeric_value=first["hours_before"] / HOURS_PER_YEAR)
     ages["hours_before"] = np.nan
     past["code"] = past["code"].astype(str)
     together = pd.concat([past, ages], ignore_index=True) if len(ages) else past

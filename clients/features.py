@@ -93,7 +93,10 @@ def image_tensor(patients: Patients, section: ImageSection, folder: Path | None)
     values = np.zeros((len(patients), 1, size, size), np.float32)
     present = np.zeros(len(patients), bool)
     unusable: dict[str, set[int]] = {}
-    for row, file in zip(*_newest_first(patients.events, "IMAGE//"), strict=True):
+    rows, files = _newest_first(patients.events, "IMAGE//")
+    if folder is not None and not rows:
+        unusable["image: offered, but no event names a file"] = set(range(len(patients)))
+    for row, file in zip(rows, files, strict=True):
         if folder is None or present[row]:
             continue
         try:
@@ -114,9 +117,8 @@ def text_tensor(patients: Patients, section: TextSection, offered: bool) -> Moda
     tokens = np.full((len(patients), section.max_tokens), PADDING, np.int64)
     used = np.zeros(len(patients), np.int64)
     shortened = np.zeros(len(patients), bool)
-    for row, note in zip(*_newest_first(patients.events, "NOTE//"), strict=True):
-        if not offered:
-            break
+    rows, notes = _newest_first(patients.events, "NOTE//") if offered else ([], [])
+    for row, note in zip(rows, notes, strict=True):
         found = [1 + bucket_of(token, section.buckets) for token in tokens_of(note)]
         room = section.max_tokens - used[row]
         shortened[row] |= len(found) > room
@@ -124,6 +126,8 @@ def text_tensor(patients: Patients, section: TextSection, offered: bool) -> Moda
         used[row] += min(len(found), room)
     cut = int(shortened.sum())
     unusable = {"note: cut at the study's max_tokens": cut} if cut else {}
+    if offered and not rows:
+        unusable["note: offered, but no event holds one"] = len(patients)
     return ModalityTensor(torch.from_numpy(tokens), torch.from_numpy(used > 0), unusable)
 
 

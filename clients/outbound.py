@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
 
-from clients.site import SUBGROUP_ATTRIBUTES, Site
+from clients.site import PolicySection, Site
 from federation.errors import Refused, UserError
 from federation.messages import (
     DescribeBody,
@@ -26,15 +27,11 @@ from federation.messages import (
     TrainBody,
 )
 from federation.metrics.summary import ScoreSummary
-from federation.study import MODALITIES
 
 logger = logging.getLogger("wardround.site")
 
-CELL_NAME = re.compile(rf"|({'|'.join(SUBGROUP_ATTRIBUTES)})=[a-z0-9_+-]{{1,32}}")
 CELL_KEYS = ScoreSummary.empty().to_json().keys()
-WITHHELD = re.compile(r"(withheld to protect )?fewer than \d{1,9} patients")
-CODE = re.compile(r"[\w.%+\-/:()\[\]^*# ]{1,120}")
-PARTS = {*MODALITIES, "fusion"}
+CODE = re.compile(r"[\w.%+\-/:()\[\]^*# ]{1,120}", re.ASCII)
 
 
 class TakesNoPart(Exception):
@@ -53,7 +50,7 @@ def guarded(answer: Callable[[], tuple[Reply, Site]]) -> RecordDict:
     """Produce a site's reply and let it pass, or replace it by a status if anything is wrong."""
     try:
         reply, site = answer()
-        check(reply, site.policy.minimum_cell)
+        check(reply, site.policy)
         return reply.to_records()
     except TakesNoPart as reason:
         return Reply(reason.status).to_records()
@@ -68,41 +65,51 @@ def guarded(answer: Callable[[], tuple[Reply, Site]]) -> RecordDict:
         return Reply("the site failed").to_records()
 
 
-def check(reply: Reply, minimum_cell: int) -> None:
-    """Refuse a reply that would tell of fewer patients than the site allows, or holds free text.
+def check(reply: Reply, policy: PolicySection) -> None:
+    """Refuse a reply that would tell of fewer patients than the site allows.
+
+    The names and reasons in a body are from closed lists by its schema (federation/messages.py).
 
     Raises:
         GateClosed: naming the rule.
     """
-    body = reply.body
+    if reply.partial is not None or reply.rejected:
+        raise GateClosed("a site speaks for itself alone")
+    if reply.update is not None and not isinstance(reply.body, TrainBody):
+        raise GateClosed("an update belongs to training")
     if reply.update is not None and reply.update.dtype != np.float32:
         raise GateClosed("an update is a float32 vector")
-    if isinstance(body, TrainBody):
-        if not body.patients.keys() <= PARTS:
-            raise GateClosed("a part's name is not from the closed list")
-        if any(0 < count < minimum_cell for count in body.patients.values()):
-            raise GateClosed("a count is smaller than the site's minimum")
-    if isinstance(body, EvaluateBody):
-        for name in (*body.cells, *body.withheld):
-            if not CELL_NAME.fullmatch(name):
-                raise GateClosed("a cell's name is not from the closed list")
-        for why in body.withheld.values():
-            if not WITHHELD.fullmatch(why):
-                raise GateClosed("the reason for a withheld cell is not from the closed list")
-        for cell in body.cells.values():
-            if cell.keys() != CELL_KEYS:
-                raise GateClosed("a cell holds more than a summary")
-            if ScoreSummary.from_json(cell).n < minimum_cell:
-                raise GateClosed("a cell is smaller than the site's minimum")
-    if isinstance(body, DescribeBody):
+    if isinstance(reply.body, TrainBody):
+        _check_counts(reply.body.patients.values(), policy)
+    if isinstance(reply.body, EvaluateBody):
+        for cell in reply.body.cells.values():
+            _check_cell(cell, policy)
+    if isinstance(reply.body, DescribeBody):
+        body = reply.body
         for counts in (body.patients, body.modalities, body.excluded, body.notices):
-            for count in counts.values():
-                if isinstance(count, int) and 0 < count < minimum_cell:
-                    raise GateClosed("a count is smaller than the site's minimum")
-    if isinstance(body, PrepareBody):
-        for code, (patients, *_) in body.codes.items():
-            if patients < minimum_cell or not CODE.fullmatch(code):
-                raise GateClosed("a code is too rare or not a code")
+            _check_counts(counts.values(), policy)
+    if isinstance(reply.body, PrepareBody):
+        for code, (patients, values, *_) in reply.body.codes.items():
+            if not CODE.fullmatch(code):
+                raise GateClosed("not a code")
+            _check_counts((patients, values), policy)
+
+
+def _check_counts(counts: Iterable[SmallCount], policy: PolicySection) -> None:
+    if any(isinstance(count, int) and 0 < count < policy.minimum_cell for count in counts):
+        raise GateClosed("a count is smaller than the site's minimum")
+
+
+def _check_cell(cell: Mapping[str, Any], policy: PolicySection) -> None:
+    if cell.keys() != CELL_KEYS:
+        raise GateClosed("a cell holds more than a summary")
+    summary = ScoreSummary.from_json(cell)
+    if summary.n < policy.minimum_cell:
+        raise GateClosed("a cell is smaller than the site's minimum")
+    if policy.score_bins == "merged":
+        occupied = summary.counts.sum(axis=0)
+        if 0 < occupied[occupied > 0].min() < policy.minimum_cell:
+            raise GateClosed("an occupied bin is smaller than the site's minimum")
 
 
 def suppressed(count: int, minimum_cell: int) -> SmallCount:

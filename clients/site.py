@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
@@ -53,13 +53,19 @@ class DataSection(Section):
     images: ImagesSection | None = None
     notes: NotesSection | None = None
     labels: str
+    label: str | None = Field(default=None, min_length=1)
+    """Name of what the labels file holds; a study whose ``task.label`` differs is refused."""
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ()
 
 
 class PolicySection(Section):
-    """What the site allows to leave, and on which terms it takes part."""
+    """What the site allows to leave, and on which terms it takes part.
 
-    minimum_cell: PositiveInt = 10
+    ``unit``, ``epsilon_per_patient``, ``delta`` and ``approve`` are accepted for later: nothing
+    reads them yet, so they have no effect.
+    """
+
+    minimum_cell: int = Field(default=10, gt=0, le=1_000_000)
     score_bins: Literal["merged", "fine"] = "merged"
     unit: Literal["patient"] = "patient"
     epsilon_per_patient: PositiveFloat = 8.0
@@ -122,7 +128,8 @@ def load_site(path: Path) -> Site:
     Raises:
         UserError: naming the file, the field and what was looked for.
     """
-    file = (path / "site.toml" if path.is_dir() else path).absolute()
+    holds_it = path.is_dir() and path.name != "site.toml"
+    file = (path / "site.toml" if holds_it else path).absolute()
     settings = validate(SiteFile, read_toml(file), file)
     data = settings.data
     images = data.images

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.workbench import Cohort
+from federation.messages import LARGEST_LOSS
 from federation.models.build import FlatModel
 from federation.study import OptimizerSection, Study, TrainingSection
 
@@ -27,7 +28,7 @@ class LocalResult:
     """What local training found.
 
     Attributes:
-        loss: mean training loss over the round's batches; None if it was not finite.
+        loss: mean training loss over the round's batches; None if it diverged.
         steps: optimiser steps.
     """
 
@@ -66,7 +67,7 @@ def train_locally(
         total += loss.item()
         steps += 1
     mean = total / steps
-    return LocalResult(mean if math.isfinite(mean) else None, steps)
+    return LocalResult(mean if mean <= LARGEST_LOSS else None, steps)
 
 
 def drop_modalities(

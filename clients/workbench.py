@@ -14,6 +14,7 @@ from torch import Tensor
 from clients.cohort import Patients, read_patients
 from clients.features import ModalityTensor, ehr_tensor, image_tensor, text_tensor
 from clients.site import Site, load_site
+from federation.errors import UserError
 from federation.models.build import FlatModel, build_model
 from federation.study import Study
 from federation.vocabulary import Vocabulary
@@ -92,22 +93,25 @@ class Workbench:
         site, patients = self.site(file), self.patients(file, study)
         task = (repr(study.task), repr(study.split))
 
-        def read(name: str) -> ModalityTensor:
-            section = getattr(study.modalities, name)
-            if name == "image":
-                return image_tensor(patients, section, site.images)
-            if name == "text":
-                return text_tensor(patients, section, site.settings.data.notes is not None)
+        modalities: dict[str, ModalityTensor] = {}
+        section = study.modalities.ehr
+        if section is not None:
             assert vocabulary is not None
-            return ehr_tensor(patients, section, vocabulary)
-
-        modalities = {
-            name: self._once(
-                (name, file, *task, repr(getattr(study.modalities, name)), repr(vocabulary)),
-                functools.partial(read, name),
+            modalities["ehr"] = self._once(
+                ("ehr", file, *task, repr(section), vocabulary.canonical),
+                functools.partial(ehr_tensor, patients, section, vocabulary),
             )
-            for name in study.modalities.names
-        }
+        if study.modalities.image is not None:
+            modalities["image"] = self._once(
+                ("image", file, *task, repr(study.modalities.image)),
+                functools.partial(image_tensor, patients, study.modalities.image, site.images),
+            )
+        if study.modalities.text is not None:
+            offered = site.settings.data.notes is not None
+            modalities["text"] = self._once(
+                ("text", file, *task, repr(study.modalities.text)),
+                functools.partial(text_tensor, patients, study.modalities.text, offered),
+            )
         return Cohort(patients, modalities, torch.from_numpy(patients.labels))
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -117,11 +121,24 @@ class Workbench:
 
 
 def choose_device(site: Site) -> torch.device:
-    """Return the device that the site file names; ``auto`` takes a GPU where there is one."""
+    """Return the device that the site file names; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        UserError: if it names a GPU that this process does not see.
+    """
     wanted = site.settings.site.device
+    gpus = torch.cuda.device_count()
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+        wanted = "cuda" if gpus else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise UserError(
+            site.file,
+            f'"{wanted}" is not there; PyTorch sees {gpus or "no"} CUDA device(s) here',
+            field="site.device",
+            remedy='Give "auto" or "cpu", or install a driver and PyTorch that see the GPU.',
+        )
+    return device
 
 
 def pool(cohorts: Sequence[Cohort]) -> Cohort:

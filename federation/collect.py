@@ -53,4 +53,4 @@ class UpdateSum:
     def _weights(self, body: TrainBody) -> dict[str, int]:
         if self._strategy.weighting == "uniform":
             return {name: int(patients > 0) for name, patients in body.patients.items()}
-        return body.patients
+        return {str(name): patients for name, patients in body.patients.items()}

@@ -20,7 +20,11 @@ OFFLINE = {
 os.environ.update(OFFLINE)
 
 from flwr.app import Context, Message, RecordDict  # noqa: E402  (reads the environment)
+from flwr.proto.node_pb2 import NodeInfo  # noqa: E402
+from flwr.supercore.run import Run  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+__all__ = ["NodeInfo", "Run", "simulated_context", "stamp", "take_simulated_identity"]
 
 SIMULATED_RUN = 1
 COORDINATOR = 1

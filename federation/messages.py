@@ -11,15 +11,17 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from federation.metrics.summary import ScoreSummary
 from federation.reduce import Part, WeightedSum
 from federation.study import Modality, Split, Study
+from federation.subgroups import CELLS, WHOLE_SITE
 from federation.validation import Section
 from federation.vocabulary import CodeMoments, Vocabulary
 
@@ -54,6 +56,8 @@ Reason = Literal[
     "repeated label rows",
     "later prediction times, not used",
     "events after the prediction time, not used",
+    "birth: after the prediction time or over 120 years before",
+    "value: not a finite number",
     "image: the file is missing",
     "image: not a DICOM file",
     "image: more than one frame",
@@ -61,11 +65,33 @@ Reason = Literal[
     "image: the pixels cannot be decoded",
     "image: the path leads out of the data folder",
     "image: not a file name",
+    "image: offered, but no event names a file",
     "note: cut at the study's max_tokens",
+    "note: offered, but no event holds one",
 ]
 """Why patients were left out, or what a person should know of them."""
 
-SmallCount = int | Literal["suppressed"]
+MALFORMED = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValidationError,
+)
+"""What reading somebody else's records can raise, beside ValueError."""
+
+MOST_PATIENTS = 2**20
+"""Of one site; a round sums at most eight times as many."""
+
+LARGEST_LOSS = 1e6
+Count = Annotated[int, Field(ge=0, le=MOST_PATIENTS)]
+SmallCount = Count | Literal["suppressed"]
+PartName = Literal["ehr", "image", "text", "fusion"]
+WithheldReason = Annotated[
+    str, Field(pattern=r"^(withheld to protect )?fewer than [1-9][0-9]{0,8} patients$")
+]
+Magnitude = Annotated[float, Field(ge=-1e100, le=1e100)]
 
 
 @dataclass(frozen=True)
@@ -133,16 +159,16 @@ class Instruction:
                 split=task.get("split"),
                 fold=bool(task["fold"]),
             )
-        except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        except MALFORMED as error:
             raise ValueError("not an instruction of this version") from error
 
 
 class TrainBody(Section):
     """What leaves after local training, beside the update."""
 
-    loss: float | None
+    loss: float | None = Field(ge=0, le=LARGEST_LOSS)
     steps: int = Field(ge=0)
-    patients: dict[str, int]
+    patients: dict[PartName, Count]
     """Training patients behind each part of the model; 0 below the site's minimum cell."""
 
 
@@ -150,7 +176,28 @@ class EvaluateBody(Section):
     """Score summaries of the permitted cells, and why the others are withheld."""
 
     cells: dict[str, dict[str, Any]]
-    withheld: dict[str, str]
+    withheld: dict[str, WithheldReason]
+
+    @model_validator(mode="after")
+    def _cells_from_the_closed_list(self) -> EvaluateBody:
+        if not {*self.cells, *self.withheld} <= CELLS:
+            raise ValueError("a cell's name is not from the closed list")
+        if WHOLE_SITE not in self.cells and WHOLE_SITE not in self.withheld:
+            raise ValueError("nothing is said of the site as a whole")
+        if self.cells and WHOLE_SITE not in self.cells:
+            raise ValueError("a site withheld as a whole has no cells")
+        return self
+
+    def summaries(self) -> dict[str, ScoreSummary]:
+        """Return the cells' summaries.
+
+        Raises:
+            ValueError: if one cannot belong to any patients, or a subgroup to this site.
+        """
+        read = {name: ScoreSummary.from_json(cell) for name, cell in self.cells.items()}
+        if read and any(cell.n > read[WHOLE_SITE].n for cell in read.values()):
+            raise ValueError("a subgroup is larger than its site")
+        return read
 
 
 class DescribeBody(Section):
@@ -160,14 +207,14 @@ class DescribeBody(Section):
     modalities: dict[Modality, SmallCount]
     excluded: dict[Reason, SmallCount]
     notices: dict[Reason, SmallCount]
-    minimum_cell: int
+    minimum_cell: Count
     score_bins: Literal["merged", "fine"]
 
 
 class PrepareBody(Section):
     """Codes that enough training patients have, with patients, values, sum, sum of squares."""
 
-    codes: dict[str, tuple[int, int, float, float]]
+    codes: dict[str, tuple[Count, Annotated[int, Field(ge=0, le=2**40)], Magnitude, Magnitude]]
 
     def moments(self) -> dict[str, CodeMoments]:
         """Return the moments by code."""
@@ -244,7 +291,7 @@ class Reply:
                 partial=_read_partial(records) if folded else None,
                 rejected=str(reply["rejected"]) if folded else "",
             )
-        except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        except MALFORMED as error:
             raise ValueError("not a reply of this version") from error
 
 

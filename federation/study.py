@@ -20,9 +20,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
 
-MODALITIES = ("ehr", "image", "text")
 Split = Literal["train", "tuning", "held_out"]
 Modality = Literal["ehr", "image", "text"]
+MODALITIES: tuple[Modality, ...] = ("ehr", "image", "text")
 
 
 class StudySection(Section):
@@ -78,10 +78,10 @@ class EhrSection(Section):
     """
 
     encoder: Literal["linear", "mlp"] = "mlp"
-    width: PositiveInt = 64
+    width: PositiveInt = Field(default=64, le=4096)
     vocabulary: Literal["hashed", "listed", "prepared"] = "hashed"
-    buckets: PositiveInt = 256
-    vocabulary_size: PositiveInt = 512
+    buckets: PositiveInt = Field(default=256, le=1_048_576)
+    vocabulary_size: PositiveInt = Field(default=512, le=131_072)
     reference_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
     codes: tuple[str, ...] = ()
     aggregates: tuple[Aggregate, ...] = Field(
@@ -110,7 +110,7 @@ class ImageSection(Section):
     """The latest image before the prediction time, square, in [0, 1]."""
 
     encoder: Literal["small_cnn"] = "small_cnn"
-    width: PositiveInt = 64
+    width: PositiveInt = Field(default=64, le=4096)
     size: int = Field(default=64, ge=32, le=1024)
 
 
@@ -118,9 +118,9 @@ class TextSection(Section):
     """The notes before the prediction time, newest first, as hashed words and word pairs."""
 
     encoder: Literal["hashed"] = "hashed"
-    width: PositiveInt = 64
-    buckets: PositiveInt = 2048
-    max_tokens: PositiveInt = 128
+    width: PositiveInt = Field(default=64, le=4096)
+    buckets: PositiveInt = Field(default=2048, le=1_048_576)
+    max_tokens: PositiveInt = Field(default=128, le=4096)
 
 
 class ModalitiesSection(Section):
@@ -137,7 +137,7 @@ class ModalitiesSection(Section):
         return self
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[Modality, ...]:
         """The modalities in use, in their fixed order."""
         return tuple(name for name in MODALITIES if getattr(self, name) is not None)
 
@@ -266,7 +266,7 @@ class Study(Section):
         data["study"]["fingerprint"] = self.fingerprint
         return tomli_w.dumps(data)
 
-    def only(self, modality: str) -> Study:
+    def only(self, modality: Modality) -> Study:
         """Return the same study with one modality alone, for the single-modality baselines."""
         alone = ModalitiesSection(**{modality: getattr(self.modalities, modality)})
         # Not model_copy: it would copy the cached fingerprint too.

@@ -31,12 +31,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: if the file is missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a BOM
+        if "\0" in text:  # UTF-16 without a BOM
+            raise UnicodeError
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise UserError(path, "there is no such file", remedy=_neighbours(path)) from None
     except IsADirectoryError:
         raise UserError(path, "this is a folder; a .toml file was expected") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeError:
+        raise UserError(
+            path, "not UTF-8 text", remedy="Save it with the encoding UTF-8 in your editor."
+        ) from None
+    except tomllib.TOMLDecodeError as error:
         raise UserError(path, f"not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(path, f"cannot be read: {error.strerror}") from None

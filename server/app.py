@@ -24,7 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the study that ``run-config`` names into the folder that it names."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     study = load_study(require_study(str(context.run_config["study"])))
-    folder = RunFolder(Path(str(context.run_config["out"])))
+    folder = RunFolder(Path(str(context.run_config["out"])), study)
     progress = Progress(
         tell=logger.info,
         round_done=lambda record, rounds: logger.info(
@@ -36,5 +36,5 @@ def main(grid: Grid, context: Context) -> None:
             len(record["asked"]),
         ),
     )
-    outcome = run_study(Exchange(grid), study, folder, {"grid": "superlink"}, progress)
+    outcome = run_study(Exchange(grid), folder, {"grid": "superlink"}, progress)
     write_report(outcome.folder)

@@ -7,76 +7,110 @@ federation with one modality. On real sites each of these would cost privacy; no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from federation.messages import TRAIN
 from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
+from federation.study import Modality
 from server.evaluator import SiteEvaluation
-from server.rounds import Task, evaluate, run_rounds
+from server.rounds import RoundsResult, Task, evaluate, run_rounds
 
 Evaluations = list[SiteEvaluation]
 
 
-def pooled(task: Task, tell: Callable[[str], None]) -> Evaluations:
-    """Train on all sites' patients in one place, for as many rounds; test at every site."""
-    node = task.exchange.pooled_node
-    assert node is not None
-    tell("comparator: pooled")
-    everybody = replace(task, model="pooled", measured=False)
-    result = run_rounds(replace(everybody, only={"pooled": node}, quorum=1))
-    return evaluate(everybody, result.weights, "held_out")[0]
+@dataclass(frozen=True)
+class Comparators:
+    """Models trained beside the federated one, each tested at every site.
+
+    Attributes:
+        models: evaluations by name of the model.
+        local: evaluations of the model that each site trained alone, by that site.
+        failed: why a model is missing, by its name.
+    """
+
+    models: dict[str, Evaluations]
+    local: dict[str, Evaluations]
+    failed: dict[str, str]
 
 
-def single_modality(task: Task, tell: Callable[[str], None]) -> dict[str, Evaluations]:
-    """Train the same federation on one modality at a time; test it on the same patients."""
-    found = {}
-    for name in task.study.modalities.names:
-        tell(f"comparator: {name} alone")
-        alone = replace(
-            task,
-            model=f"only:{name}",
-            study=task.study.only(name),
-            vocabulary=task.vocabulary if name == "ehr" else None,
-            measured=False,
-        )
-        found[f"{name}_only"] = evaluate(alone, run_rounds(alone).weights, "held_out")[0]
+def train_comparators(task: Task, tell: Callable[[str], None]) -> Comparators:
+    """Train and test what the study's ``evaluation.baselines`` names."""
+    found = Comparators({}, {}, {})
+    wanted = task.study.evaluation.baselines
+    if "local" in wanted:
+        tell("comparator: each site alone")
+        _local(task, found)
+    if "pooled" in wanted:
+        tell("comparator: pooled")
+        _pooled(task, found)
+    if "single_modality" in wanted and len(task.study.modalities.names) > 1:
+        for name in task.study.modalities.names:
+            tell(f"comparator: {name} alone")
+            _single_modality(task, name, found)
     return found
 
 
-def local(task: Task, tell: Callable[[str], None]) -> dict[str, Evaluations]:
-    """Train each site on its own for as many rounds; test each model at every site."""
-    tell("comparator: each site alone")
-    models = _train_alone(task)
-    return {
-        site: evaluate(replace(task, model=f"local:{site}"), weights, "held_out")[0]
-        for site, weights in models.items()
-    }
+def _pooled(task: Task, found: Comparators) -> None:
+    """Train on all sites' patients in one place, for as many rounds."""
+    node = task.exchange.pooled_node
+    assert node is not None
+    sites = max(len(task.nodes()), 1)
+    everybody = replace(task, model="pooled", measured=False, patience=float(sites))
+    result = run_rounds(replace(everybody, only={"pooled": node}, quorum=1))
+    _keep("pooled", everybody, result, found)
 
 
-def _train_alone(task: Task) -> dict[str, Vector]:
-    """Train one model per site, all sites in each round at once.
+def _single_modality(task: Task, name: Modality, found: Comparators) -> None:
+    """Train the same federation on one modality; test it on the same patients."""
+    alone = replace(
+        task,
+        model=f"only:{name}",
+        study=task.study.only(name),
+        vocabulary=task.vocabulary if name == "ehr" else None,
+        measured=False,
+    )
+    _keep(f"{name}_only", alone, run_rounds(alone), found)
 
-    A site without a usable update in a round drops out: it has no model of its own.
-    """
+
+def _keep(name: str, task: Task, result: RoundsResult, found: Comparators) -> None:
+    if result.lost_quorum:
+        found.failed[name] = result.lost_quorum
+    else:
+        found.models[name] = evaluate(task, result.weights, "held_out")[0]
+
+
+def _local(task: Task, found: Comparators) -> None:
+    """Train each site on its own for as many rounds, all sites in each round at once."""
     model = build_model(task.study, task.vocabulary)
     weights = dict.fromkeys(task.nodes(), model.weights())
     for round_ in range(1, task.study.training.rounds + 1):
-        nodes = {site: node for site, node in task.nodes().items() if site in weights}
-        instructions = {
-            site: replace(
-                task.instruction(weights[site], round_), model=f"local:{site}", fold=False
-            ).to_records()
-            for site in nodes
-        }
-        deadline = task.study.strategy.round_deadline_seconds
-        for answer in task.exchange.ask(TRAIN, instructions, nodes, deadline):
-            update = answer.reply.update if answer.reply and not answer.failure else None
-            try:
-                if update is None:
-                    raise UpdateRejected("none")
-                screen(update, len(weights[answer.site]), None)
-                weights[answer.site] = weights[answer.site] + update
-            except UpdateRejected:
-                del weights[answer.site]
-    return weights
+        for site, reason in _train_alone(task, weights, round_).items():
+            found.failed[f"local:{site}"] = f"round {round_}: {reason}"
+            del weights[site]
+    for site, trained in weights.items():
+        alone = replace(task, model=f"local:{site}")
+        found.local[site] = evaluate(alone, trained, "held_out")[0]
+
+
+def _train_alone(task: Task, weights: dict[str, Vector], round_: int) -> dict[str, str]:
+    """Update each site's own model in place; return why some sites have none."""
+    nodes = {site: node for site, node in task.nodes().items() if site in weights}
+    instructions = {
+        site: replace(
+            task.instruction(weights[site], round_), model=f"local:{site}", fold=False
+        ).to_records()
+        for site in nodes
+    }
+    failed = dict.fromkeys(weights.keys() - nodes.keys(), "not connected")
+    for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline):
+        if answer.failure or answer.reply is None or answer.reply.update is None:
+            failed[answer.site] = answer.failure or "no update"
+            continue
+        try:
+            screen(answer.reply.update, len(weights[answer.site]), None)
+        except UpdateRejected as reason:
+            failed[answer.site] = str(reason)
+        else:
+            weights[answer.site] = weights[answer.site] + answer.reply.update
+    return failed

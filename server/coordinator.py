@@ -6,7 +6,7 @@ The same function serves a simulation and a deployment; what differs is the grid
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,13 @@ from server.evaluator import (
 from server.exchange import Exchange, encode
 from server.rounds import RoundRecord, RoundsResult, Task, evaluate, run_rounds
 from server.run_folder import RunFolder
+
+HARMLESS = (
+    "events after the prediction time, not used",
+    "later prediction times, not used",
+    "note: cut at the study's max_tokens",
+)
+"""Counts that the report shows and that are no reason to doubt a result."""
 
 
 @dataclass(frozen=True)
@@ -56,42 +63,51 @@ class Outcome:
 
 def run_study(
     exchange: Exchange,
-    study: Study,
     folder: RunFolder,
     environment: Mapping[str, Any],
     progress: Progress | None = None,
-    resume: bool = False,
+    warnings: Iterable[str] = (),
 ) -> Outcome:
-    """Run a study on the sites of an exchange and leave a complete run folder.
+    """Run the folder's study on the sites of an exchange and leave the run folder complete.
+
+    Args:
+        exchange: reaches the sites.
+        folder: of this study; new, or one to resume.
+        environment: what the caller knows of the machine, kept with the run.
+        progress: told of rounds as they end.
+        warnings: what the caller warns of, kept with the run.
 
     Raises:
         NoUsableModel: if no round could be aggregated.
         Refused: if that was because the sites' policies refuse the study.
-        UserError: if a checkpoint does not fit.
+        UserError: if a checkpoint is damaged.
     """
+    study = folder.study
     progress = progress or Progress()
     began = time.perf_counter()
-    warnings: list[str] = []
-    if resume:
-        folder.last_checkpoint(study.fingerprint)  # refuses another study before it overwrites it
-    folder.write_study(study)
+    warnings = list(warnings)
+    folder.write_study()
     folder.write_environment({**environment, "seconds": None})
-    _wait(exchange, study, progress)
-    vocabulary = _vocabulary(exchange, study, folder, progress, resume, warnings)
-    sites = _describe(exchange, study, vocabulary, warnings)
-    folder.write_json("sites.json", sites)
+    _wait(exchange, study, progress, warnings)
+    vocabulary = _vocabulary(exchange, folder, progress, warnings)
     task = Task(exchange, study, vocabulary)
-    result = _federate(task, folder, progress, resume)
+    sites = _describe(task, exchange.sites())
+    folder.write_json("sites.json", sites)
+    result = _federate(task, folder, progress)
     if result.lost_quorum:
         warnings.append(f"The run ended early, in {result.lost_quorum}. The last model was kept.")
+    sites |= _describe(task, {s: n for s, n in exchange.sites().items() if s not in sites})
+    folder.write_json("sites.json", dict(sorted(sites.items())))
+    warnings += _warnings_of(sites, study)
     model = build_model(study, vocabulary)
     model.load(result.weights)
-    folder.write_model(model.named_arrays(), study.fingerprint)
+    folder.write_model(model.named_arrays())
     progress.tell("evaluation on the held-out patients")
     evaluations, failed = evaluate(task, result.weights, "held_out")
     warnings += [f"{site} sent no held-out evaluation: {why}." for site, why in failed.items()]
     _write_results(task, evaluations, folder, progress, warnings)
-    privacy = {"mechanism": "none", "sites": {site: {"mechanism": "none"} for site in sites}}
+    trained = sorted({site for record in folder.rounds() for site in record["answered"]})
+    privacy = {"mechanism": "none", "sites": {site: {"mechanism": "none"} for site in trained}}
     folder.write_json("privacy.json", privacy)
     folder.write_json("warnings.json", warnings)
     seconds = round(time.perf_counter() - began, 1)
@@ -99,7 +115,7 @@ def run_study(
     return Outcome(folder.path, tuple(warnings))
 
 
-def _wait(exchange: Exchange, study: Study, progress: Progress) -> None:
+def _wait(exchange: Exchange, study: Study, progress: Progress, warnings: list[str]) -> None:
     needed = study.strategy.minimum_sites
     progress.tell(f"waiting for at least {needed} sites")
     connected = exchange.wait_for_sites(needed, study.strategy.round_deadline_seconds)
@@ -109,24 +125,22 @@ def _wait(exchange: Exchange, study: Study, progress: Progress) -> None:
             "(strategy.minimum_sites). Nothing was trained."
         )
     progress.tell(f"{len(connected)} sites: {', '.join(connected)}")
+    for name in sorted(exchange.unnamed()):
+        warnings.append(f'Nodes named "{name}" were not asked: the name does not tell one site.')
 
 
 def _vocabulary(
-    exchange: Exchange,
-    study: Study,
-    folder: RunFolder,
-    progress: Progress,
-    resume: bool,
-    warnings: list[str],
+    exchange: Exchange, folder: RunFolder, progress: Progress, warnings: list[str]
 ) -> Vocabulary | None:
     """Return the agreed vocabulary, or fit one from what the sites count."""
+    study = folder.study
     section = study.modalities.ehr
     if section is None:
         return None
     if section.vocabulary != "prepared":
         vocabulary = agreed_vocabulary(section)
-    elif resume and (folder.path / "prepared.json").exists():
-        return Vocabulary.from_json(folder.read_json("prepared.json")["canonical"])
+    elif folder.resumed and (folder.path / "prepared.json").exists():
+        vocabulary = Vocabulary.from_json(folder.read_json("prepared.json")["canonical"])
     else:
         progress.tell("prepare: the sites count codes and values")
         nodes = exchange.sites()
@@ -147,50 +161,61 @@ def _vocabulary(
     return vocabulary
 
 
-def _describe(
-    exchange: Exchange, study: Study, vocabulary: Vocabulary | None, warnings: list[str]
-) -> dict[str, Any]:
-    """Ask each site for its suppressed counts: the data characteristics of the report."""
-    nodes = exchange.sites()
-    instructions = encode(Instruction(study, vocabulary=vocabulary), nodes)
-    deadline = study.strategy.round_deadline_seconds
+def _describe(task: Task, nodes: Mapping[str, int]) -> dict[str, Any]:
+    """Ask sites for their suppressed counts: the data characteristics of the report."""
+    instructions = encode(Instruction(task.study, vocabulary=task.vocabulary), nodes)
     sites: dict[str, Any] = {}
-    for answer in exchange.ask(DESCRIBE, instructions, nodes, deadline):
+    for answer in task.exchange.ask(DESCRIBE, instructions, nodes, task.deadline):
         body = answer.reply.body if answer.reply else None
-        if not isinstance(body, DescribeBody):
+        if isinstance(body, DescribeBody):
+            sites[answer.site] = body.model_dump(mode="json")
+        else:
             sites[answer.site] = {"failure": answer.failure}
-            warnings.append(f"{answer.site} could not describe its patients: {answer.failure}.")
+    return dict(sorted(sites.items()))
+
+
+def _warnings_of(sites: Mapping[str, Any], study: Study) -> list[str]:
+    """Return what a reader must know of the sites' data."""
+    warnings, batch = [], study.training.batch_size
+    for site, told in sorted(sites.items()):
+        if "failure" in told:
+            warnings.append(f"{site} could not describe its patients: {told['failure']}.")
             continue
-        sites[answer.site] = body.model_dump(mode="json")
         for split in ("train", "tuning", "held_out"):
-            if body.patients.get(split) == 0:
-                warnings.append(f"{answer.site} has no patient in the {split} split.")
-        train = body.patients.get("train")
-        if isinstance(train, int) and 0 < train < study.training.batch_size:
+            if told["patients"].get(split) == 0:
+                warnings.append(f"{site} has no patient in the {split} split.")
+        train = told["patients"].get("train")
+        if isinstance(train, int) and 0 < train < batch:
             warnings.append(
-                f"{answer.site} has {train} training patients, fewer than a batch of "
-                f"{study.training.batch_size}; its batches are smaller."
+                f"{site} has {train} training patients, fewer than a batch of {batch}; its batches "
+                "are smaller."
             )
+        for reason, count in {**told["excluded"], **told["notices"]}.items():
+            if reason not in HARMLESS:
+                warnings.append(f"{site}: {reason} (patients: {count}).")
+    for modality in study.modalities.names:
+        if all(told.get("modalities", {}).get(modality, 0) == 0 for told in sites.values()):
+            warnings.append(f"No site has a patient with {modality}; that part learned nothing.")
     merged = sorted(site for site, told in sites.items() if told.get("score_bins") == "merged")
     if merged:
         warnings.append(
             f"{', '.join(merged)} join score bins before they leave (policy.score_bins): AUROC "
             "comes out slightly too low there, by about 0.02 at 60 held-out patients and 0.001 "
-            "at 300."
+            "at 300, and Brier is approximate."
         )
-    return dict(sorted(sites.items()))
+    return warnings
 
 
-def _federate(task: Task, folder: RunFolder, progress: Progress, resume: bool) -> RoundsResult:
+def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult:
     study = task.study
-    checkpoint = folder.last_checkpoint(study.fingerprint) if resume else None
+    checkpoint = folder.last_checkpoint() if folder.resumed else None
     done, weights = checkpoint or (0, None)
     folder.keep_rounds(done)
 
     def on_round(record: RoundRecord, weights: Vector) -> None:
         folder.append_round(record)
         if len(record["answered"]) >= task.minimum:
-            folder.write_checkpoint(record["round"], weights, study.fingerprint)
+            folder.write_checkpoint(record["round"], weights)
         progress.round_done(record, study.training.rounds)
 
     if done:
@@ -216,32 +241,30 @@ def _write_results(
     warnings: list[str],
 ) -> None:
     """Evaluate the comparators too, and write metrics.json and summaries.json."""
-    study, wanted = task.study, set(task.study.evaluation.baselines)
-    named: dict[str, list[SiteEvaluation]] = {"federated": evaluations}
-    alone: dict[str, list[SiteEvaluation]] = {}
-    if wanted and task.exchange.pooled_node is None:
-        warnings.append(
-            f"Comparators ({', '.join(sorted(wanted))}) run in simulation only and were left out."
-        )
-        wanted = set()
-    if "local" in wanted:
-        alone = comparators.local(task, progress.tell)
-    if "pooled" in wanted:
-        named["pooled"] = comparators.pooled(task, progress.tell)
-    if "single_modality" in wanted and len(study.modalities.names) > 1:
-        named |= comparators.single_modality(task, progress.tell)
-    models = {name: evaluate_model(found) for name, found in named.items()}
+    study = task.study
+    found = comparators.Comparators({}, {}, {})
+    if study.evaluation.baselines and task.exchange.pooled_node is None:
+        names = ", ".join(study.evaluation.baselines)
+        warnings.append(f"Comparators ({names}) run in simulation only and were left out.")
+    elif study.evaluation.baselines:
+        found = comparators.train_comparators(task, progress.tell)
+    warnings += [f"There is no model {name}: {why}." for name, why in found.failed.items()]
+    named = {"federated": evaluations, **found.models}
+    models = {name: evaluate_model(tested) for name, tested in named.items()}
+    reason = models["federated"]["overall"].get("auroc", {}).get("reason")
+    if reason:
+        warnings.append(f"The federated model has no AUROC: {reason}.")
     cross_site: Mapping[str, Any] = {}
-    if alone:
-        models["local"], cross_site = evaluate_local_models(alone)
+    if found.local:
+        models["local"], cross_site = evaluate_local_models(found.local)
     document = metrics_document(
         study.study.name, study.fingerprint, study.study.seed, models, cross_site
     )
     folder.write_json("metrics.json", document)
-    everything = named | {f"local:{site}": found for site, found in alone.items()}
+    everything = named | {f"local:{site}": tested for site, tested in found.local.items()}
     folder.write_json(
         "summaries.json",
-        {"models": {name: {"sites": _as_json(found)} for name, found in everything.items()}},
+        {"models": {name: {"sites": _as_json(tested)} for name, tested in everything.items()}},
     )
 
 

@@ -25,6 +25,7 @@ from federation.metrics.summary import ScoreSummary, merge
 
 SCHEMA = "wardround.metrics/1"
 ALL_WITHHELD = "every site withheld it"
+NOBODY_SENT = "no site sent an evaluation"
 
 Cell = dict[str, Any]
 
@@ -174,7 +175,8 @@ def _subgroup_cells(one: SiteEvaluation) -> dict[str, Cell]:
 def _merged_cell(evaluations: Sequence[SiteEvaluation], name: str) -> Cell:
     present, excluded = _present(evaluations, name)
     if not present:
-        return {"suppressed": ALL_WITHHELD, "excludes": excluded}
+        reason = ALL_WITHHELD if evaluations else NOBODY_SENT
+        return {"suppressed": reason, "excludes": excluded}
     return {**cell(merge(one.cells[name] for one in present)), "excludes": excluded}
 
 
@@ -190,7 +192,8 @@ def _present(
 def _averaged_cell(evaluations: Sequence[SiteEvaluation], name: str) -> Cell:
     present, excluded = _present(evaluations, name)
     if not present:
-        return {"suppressed": ALL_WITHHELD, "excludes": excluded, "averaged_over_sites": True}
+        reason = ALL_WITHHELD if evaluations else NOBODY_SENT
+        return {"suppressed": reason, "excludes": excluded, "averaged_over_sites": True}
     summaries = {one.site: one.cells[name] for one in present if one.cells[name].n}
     estimates: dict[str, dict[str, Estimate]] = {"auroc": {}, "auprc": {}, "brier": {}}
     for site, summary in summaries.items():

@@ -52,13 +52,18 @@ class Exchange:
     pooled_node: int | None = None
 
     def sites(self) -> dict[str, int]:
-        """Return the connected sites' nodes, by name in order.
-
-        Flower does not keep two nodes from having one name, or none; such nodes are left out.
-        """
+        """Return the connected sites' nodes, by name in order, without those of ``unnamed``."""
         nodes = sorted((info.name, info.node_id) for info in self.grid.get_nodes())
-        times = Counter(name for name, _ in nodes)
-        return {name: node for name, node in nodes if name and times[name] == 1}
+        ambiguous = self.unnamed()
+        return {name: node for name, node in nodes if name not in ambiguous}
+
+    def unnamed(self) -> set[str]:
+        """Return names that do not tell one hospital: given to several nodes, or empty.
+
+        Flower lets nodes register so; they cannot be asked, since nobody knows who they are.
+        """
+        times = Counter(info.name for info in self.grid.get_nodes())
+        return {name for name, count in times.items() if count > 1 or not name}
 
     def wait_for_sites(self, minimum: int, seconds: float) -> dict[str, int]:
         """Wait until enough sites are connected, at most ``seconds``; return those that are."""
@@ -122,12 +127,14 @@ class Exchange:
             return
         end = time.monotonic() + seconds
         waiting = set(self.grid.push_messages(messages))
-        while waiting and time.monotonic() < end:
+        last = False
+        while waiting and not last:
+            last = time.monotonic() >= end  # one more pull for what came during the last sleep
             replies = list(self.grid.pull_messages(waiting))
             for reply in replies:
                 waiting.discard(reply.metadata.reply_to_message_id)
             yield from replies
-            if waiting and not replies:
+            if waiting and not replies and not last:
                 time.sleep(POLL_SECONDS)
 
 

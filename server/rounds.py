@@ -16,7 +16,7 @@ from federation.messages import (
     Instruction,
     TrainBody,
 )
-from federation.metrics.summary import ScoreSummary, merge
+from federation.metrics.summary import merge
 from federation.models.build import Vector, build_model
 from federation.reduce import Part
 from federation.study import Split, Study
@@ -44,6 +44,7 @@ class Task:
         only: the nodes that take part; None for all that are connected in each round.
         quorum: fewest updates of a round that counts; None for the study's.
         measured: whether rounds are evaluated on the tuning split.
+        patience: by how much the study's deadline is longer for this model.
     """
 
     exchange: Exchange
@@ -53,6 +54,7 @@ class Task:
     only: Mapping[str, int] | None = None
     quorum: int | None = None
     measured: bool = True
+    patience: float = 1.0
 
     def nodes(self) -> Mapping[str, int]:
         """Return the nodes to ask now."""
@@ -62,6 +64,11 @@ class Task:
     def minimum(self) -> int:
         """Fewest updates of a round that counts."""
         return self.study.strategy.minimum_sites if self.quorum is None else self.quorum
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that the sites have to answer."""
+        return self.study.strategy.round_deadline_seconds * self.patience
 
     def instruction(self, weights: Vector, round_: int, split: Split | None = None) -> Instruction:
         """Return the instruction to train, or to evaluate a split."""
@@ -113,9 +120,11 @@ def run_rounds(
         _note_absent(record, known)
         arrived = len(record["answered"])
         if arrived < task.minimum:
+            why = record["failed"] | record["rejected"]
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(why.items()))
             result.lost_quorum = (
                 f"round {round_}: {arrived} of {len(record['asked'])} sites sent a usable update, "
-                f"{task.minimum} are needed"
+                f"{task.minimum} are needed ({reasons})"
             )
             result.refusals = [s for s, why in record["failed"].items() if why == REFUSED]
             on_round(record, result.weights)
@@ -139,9 +148,8 @@ def evaluate(
     """
     nodes = task.nodes()
     instructions = encode(task.instruction(weights, round_, split), nodes)
-    deadline = task.study.strategy.round_deadline_seconds
     evaluations, failed = [], {}
-    for answer in task.exchange.ask(EVALUATE, instructions, nodes, deadline, str(round_)):
+    for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
         try:
             evaluations.append(_evaluation(answer))
         except ValueError as error:
@@ -160,8 +168,7 @@ def _train_round(
     rejected: dict[str, str] = {}
     sites: dict[str, dict[str, Any]] = {}
     received = 0
-    deadline = task.study.strategy.round_deadline_seconds
-    for answer in task.exchange.ask(TRAIN, instructions, nodes, deadline, str(round_)):
+    for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline, str(round_)):
         received += answer.received
         if answer.failure or answer.reply is None:
             failed[answer.site] = answer.failure
@@ -221,12 +228,9 @@ def _evaluation(answer: Answer) -> SiteEvaluation:
     assert isinstance(answer.reply.body, EvaluateBody)
     body = answer.reply.body
     try:
-        cells = {name: ScoreSummary.from_json(cell) for name, cell in body.cells.items()}
+        return SiteEvaluation(answer.site, body.summaries(), dict(body.withheld))
     except ValueError:
         raise ValueError(UNREADABLE) from None
-    if "" not in cells and "" not in body.withheld:
-        raise ValueError(UNREADABLE)
-    return SiteEvaluation(answer.site, cells, dict(body.withheld))
 
 
 def _mean_loss(sites: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from federation.errors import UserError
-from federation.study import Study
+from federation.study import Study, load_study
 from federation.vocabulary import Vocabulary
 
 PACKAGES = ("wardround", "flwr", "ray", "torch", "opacus", "pydicom", "numpy", "pandas", "pyarrow")
 WEIGHTS = "model.safetensors"
 FLAT = "flat"
+CUT_SHORT = 2**31
+"""The round of a line that a crash cut short."""
 
 
 class RunFolder:
@@ -30,30 +32,33 @@ class RunFolder:
 
     Args:
         path: must not exist, or be empty, unless the run is resumed.
-        resume: continue the run that is there.
+        study: the resolved study.
+        resume: continue the run of the same study that is there.
 
     Raises:
-        UserError: if there is another run, or none to resume.
+        UserError: if there is another run, or none of this study to resume.
     """
 
-    def __init__(self, path: Path, resume: bool = False):
-        self.path = path
-        if resume and not (path / "study.toml").is_file():
-            raise UserError(path, "there is no run to resume: study.toml is missing")
-        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    def __init__(self, path: Path, study: Study, resume: bool = False):
+        self.path, self.study, self.resumed = path, study, resume
+        if resume:
+            self._check_same_study()
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            resumable = (path / "checkpoints").is_dir()
             raise UserError(
                 path,
-                "already exists and is not empty",
-                remedy="Give another --out, or continue this run with --resume.",
+                "already exists and is not empty" if path.is_dir() else "is not a folder",
+                remedy="Give another --out"
+                + (", or continue this run with --resume." if resumable else "."),
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(path, f"cannot be made: {error.strerror}") from None
 
-    def write_study(self, study: Study) -> None:
+    def write_study(self) -> None:
         """Keep the resolved study with its fingerprint."""
-        self._write("study.toml", study.to_toml())
+        self._write("study.toml", self.study.to_toml())
 
     def write_json(self, name: str, document: Any) -> None:
         """Write one JSON document; numbers that are not finite are a bug and raise."""
@@ -76,6 +81,12 @@ class RunFolder:
             file.write(json.dumps(record, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the rounds so far, without a line that a crash cut short."""
+        file = self.path / "rounds.jsonl"
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        return [json.loads(line) for line in text.splitlines() if _round_of(line) < CUT_SHORT]
 
     def keep_rounds(self, last: int) -> None:
         """Drop the lines of rounds after ``last``, which a resumed run will run again."""
@@ -107,46 +118,56 @@ class RunFolder:
             },
         )
 
-    def write_checkpoint(self, round_: int, weights: NDArray[np.float32], fingerprint: str) -> None:
+    def write_checkpoint(self, round_: int, weights: NDArray[np.float32]) -> None:
         """Keep the model after a round; a half-written checkpoint never has the final name."""
         folder = self.path / "checkpoints" / f"round-{round_:04d}"
         draft = folder.with_name(f".{folder.name}")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         save_file({FLAT: weights}, draft / WEIGHTS)
-        (draft / "state.json").write_text(
-            json.dumps({"round": round_, "fingerprint": fingerprint}) + "\n"
-        )
+        (draft / "state.json").write_text(json.dumps({"round": round_}) + "\n")
+        for file in (*draft.iterdir(), draft):
+            _sync(file)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
+        _sync(folder.parent)
 
-    def last_checkpoint(self, fingerprint: str) -> tuple[int, NDArray[np.float32]] | None:
+    def last_checkpoint(self) -> tuple[int, NDArray[np.float32]] | None:
         """Return the newest checkpoint's round and weights; None if there is none.
 
         Raises:
-            UserError: if it belongs to another study, or is damaged.
+            UserError: if it is damaged.
         """
-        folders = sorted((self.path / "checkpoints").glob("round-*"))
-        if not folders:
+        folders = (self.path / "checkpoints").glob("round-*")
+        newest = max(folders, key=lambda folder: int(folder.name[6:]), default=None)
+        if newest is None:
             return None
         try:
-            state = json.loads((folders[-1] / "state.json").read_text())
-            weights = load_file(folders[-1] / WEIGHTS)[FLAT]
+            round_ = int(json.loads((newest / "state.json").read_text())["round"])
+            return round_, load_file(newest / WEIGHTS)[FLAT]
         except Exception:
-            raise UserError(folders[-1], "the checkpoint is damaged") from None
-        if state["fingerprint"] != fingerprint:
             raise UserError(
-                folders[-1],
-                "the checkpoint belongs to another study",
-                remedy="A run is resumed with the study it was started with, unchanged.",
-            )
-        return int(state["round"]), weights
+                newest,
+                "the checkpoint is damaged",
+                remedy="Remove it to continue from the one before.",
+            ) from None
 
-    def write_model(self, arrays: Mapping[str, NDArray[np.float32]], fingerprint: str) -> None:
+    def write_model(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Write the final weights under their parameters' names."""
         draft = self.path / f".{WEIGHTS}"
-        save_file(dict(arrays), draft, metadata={"fingerprint": fingerprint})
+        save_file(dict(arrays), draft, metadata={"fingerprint": self.study.fingerprint})
         draft.replace(self.path / WEIGHTS)
+
+    def _check_same_study(self) -> None:
+        file = self.path / "study.toml"
+        if not file.is_file():
+            raise UserError(self.path, "there is no run to resume: study.toml is missing")
+        if load_study(file).fingerprint != self.study.fingerprint:
+            raise UserError(
+                file,
+                "the run belongs to another study",
+                remedy="A run is resumed with the study it was started with, unchanged.",
+            )
 
     def _write(self, name: str, text: str) -> None:
         draft = self.path / f".{name}"
@@ -154,11 +175,19 @@ class RunFolder:
         draft.replace(self.path / name)
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _round_of(line: str) -> int:
     try:
         return int(json.loads(line)["round"])
     except (ValueError, KeyError, TypeError):
-        return 2**31  # a line cut short by a crash
+        return CUT_SHORT
 
 
 def _version(package: str) -> str:

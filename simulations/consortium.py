@@ -37,7 +37,10 @@ def synthesize(
         UserError: if `out` is in use or a number is out of range.
     """
     _check(out, sites=sites, patients=patients, seed=seed, image_size=image_size)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(out, f"cannot be made: {error.strerror}") from None
     hospitals = draw_hospitals(sites, patients, seed)
     everyone, realised = [], []
     for index, hospital in enumerate(hospitals):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Error, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
-from federation.errors import UserError
-from federation.flower import stamp, take_simulated_identity
+from federation.errors import UserError, WardroundError
+from federation.flower import NodeInfo, Run, stamp, take_simulated_identity
 from federation.study import Study
 from simulations.host import Inspection, SiteHost
 
@@ -30,6 +29,7 @@ CHUNK = 16
 """Sites answered in one call to a host: enough to hide the call, few enough to balance load."""
 RETRIES = 2
 HOST_LOST = 1
+CONNECT_SECONDS = 10
 
 
 class SimulatedGrid(Grid):
@@ -37,7 +37,12 @@ class SimulatedGrid(Grid):
 
     Args:
         sites: site file by name.
+
+    Attributes:
+        workers: processes beside this one.
     """
+
+    workers = 0
 
     def __init__(self, sites: Mapping[str, Path]):
         take_simulated_identity()
@@ -134,9 +139,7 @@ class LocalGrid(SimulatedGrid):
 
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         for chunk in _chunks(messages, CHUNK):
-            if end is not None and time.monotonic() > end:
-                return
-            yield from self._host.run(chunk)
+            yield from self._host.run(chunk, end)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class RayHost:
         """Open the envelopes and answer them."""
         import ray
 
-        contents = {e.content: ray.get(e.content) for e in envelopes}
+        contents = {content: ray.get(content) for content in {e.content for e in envelopes}}
         messages = []
         for envelope in envelopes:
             message = Message(
@@ -185,26 +188,32 @@ class _Work:
     messages: list[Message]
     worker: int
     tries: int = 0
+    started: int = 0
 
 
 class RayGrid(SimulatedGrid):
     """Sites spread over Ray actors, each site always with the same one.
 
-    A dead actor is replaced and its unanswered messages are sent again.
+    A dead actor is replaced and its unanswered messages are sent again, one at a time, so that a
+    site that kills its process fails alone.
 
     Args:
         sites: site file by name.
-        workers: number of actors.
+        workers: number of actors; None for one a site, as far as the cluster has cores.
         address: of a running Ray cluster; None starts Ray on this machine for this run.
+
+    Raises:
+        UserError: if no cluster answers, or it has fewer cores than workers.
     """
 
-    def __init__(self, sites: Mapping[str, Path], workers: int, address: str | None = None):
+    def __init__(self, sites: Mapping[str, Path], workers: int | None, address: str | None = None):
         super().__init__(sites)
         import ray
 
         self._ray = ray
-        _start_ray(ray, workers, address)
-        self.workers = min(workers, len(self.names))
+        cores = _start_ray(ray, workers, address)
+        self.workers = min(workers or cores, len(self.names))
+        self._calls = itertools.count()
         self._actor_class = ray.remote(RayHost).options(num_cpus=1)
         self._actors = [self._new_actor() for _ in range(self.workers)]
         self._worker_of = _spread(self.files, self.workers) | {self.pooled_node: 0}
@@ -214,13 +223,20 @@ class RayGrid(SimulatedGrid):
         mine: list[list[int]] = [[] for _ in self._actors]
         for node in self.names:
             mine[self._worker_of[node]].append(node)
-        found = self._ray.get(
-            [a.inspect.remote(nodes, study) for a, nodes in zip(self._actors, mine, strict=True)]
-        )
+        calls = [
+            a.inspect.remote(nodes, study) for a, nodes in zip(self._actors, mine, strict=True)
+        ]
+        try:
+            found = self._ray.get(calls)
+        except self._ray.exceptions.RayError as error:
+            raise WardroundError(
+                f"A process that was reading cohorts died: {type(error).__name__}. Cohorts that do "
+                "not fit into memory are the usual cause; fewer --workers need less."
+            ) from None
         return sorted(itertools.chain(*found), key=lambda inspection: inspection.site)
 
     def close(self) -> None:
-        """End the actors, and Ray if this run started it."""
+        """End the actors, and leave Ray."""
         for actor in self._actors:
             self._ray.kill(actor)
         self._ray.shutdown()
@@ -239,14 +255,15 @@ class RayGrid(SimulatedGrid):
         flying: dict[Any, _Work] = {}
 
         def launch(worker: int) -> None:
-            if queues[worker]:
+            """Keep two calls at an actor, so that it never idles."""
+            while queues[worker] and sum(w.worker == worker for w in flying.values()) < 2:
                 work = queues[worker].popleft()
+                work.started = next(self._calls)
                 envelopes = [_envelope(m, references[id(m.content)]) for m in work.messages]
                 flying[self._actors[worker].run.remote(envelopes)] = work
 
         for worker in range(self.workers):
             launch(worker)
-            launch(worker)  # one waits at the actor, so that it never idles
         while flying:
             left = None if end is None else max(end - time.monotonic(), 0)
             done, _ = self._ray.wait(list(flying), num_returns=1, timeout=left)
@@ -255,11 +272,11 @@ class RayGrid(SimulatedGrid):
                 return
             work = flying.pop(done[0])
             try:
-                replies = self._ray.get(done[0])
+                yield from self._ray.get(done[0])
             except self._ray.exceptions.RayActorError:
                 yield from self._recover(work, flying, queues)
-            else:
-                yield from replies
+            except self._ray.exceptions.RayError:  # the host raised and lives, out of memory say
+                yield from _lost(work)
             launch(work.worker)
 
     def _queues(self, messages: Sequence[Message]) -> list[deque[_Work]]:
@@ -278,18 +295,18 @@ class RayGrid(SimulatedGrid):
     def _recover(
         self, work: _Work, flying: dict[Any, _Work], queues: list[deque[_Work]]
     ) -> Iterator[Message]:
-        """Replace a dead actor and queue its work again, or give up on the work."""
-        lost = [work]
-        for reference in [r for r, other in flying.items() if other.worker == work.worker]:
-            lost.append(flying.pop(reference))
+        """Replace a dead actor and queue its work again, or give up on the call that killed it."""
+        others = [reference for reference, w in flying.items() if w.worker == work.worker]
+        lost = [work, *(flying.pop(reference) for reference in others)]
+        running, *waiting = sorted(lost, key=lambda one: one.started)
+        queue = queues[work.worker]
+        queue.extendleft(reversed(waiting))
         self._replace({work.worker})
-        for one in reversed(lost):
-            one.tries += 1
-            if one.tries <= RETRIES:
-                queues[one.worker].appendleft(one)
-                continue
-            for message in one.messages:
-                yield Message(Error(HOST_LOST, "the simulation's host died"), reply_to=message)
+        tries = running.tries + 1
+        if tries > RETRIES:
+            yield from _lost(running)
+        else:
+            queue.extendleft(_Work([m], work.worker, tries) for m in reversed(running.messages))
 
     def _replace(self, workers: set[int]) -> None:
         for worker in workers:
@@ -297,18 +314,47 @@ class RayGrid(SimulatedGrid):
             self._actors[worker] = self._new_actor()
 
 
-def _start_ray(ray: Any, workers: int, address: str | None) -> None:
+def _lost(work: _Work) -> Iterator[Message]:
+    for message in work.messages:
+        yield Message(Error(HOST_LOST, "the simulation's host died"), reply_to=message)
+
+
+def _start_ray(ray: Any, workers: int | None, address: str | None) -> int:
+    """Start or join Ray; return its number of cores."""
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is None:
         # "local", so that a run never joins somebody's cluster by accident.
         ray.init(address="local", num_cpus=workers, include_dashboard=False, **options)
-        return
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, ValueError, TimeoutError) as error:
+    else:
+        _check_answers(address)
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, ValueError, TimeoutError) as error:
+            raise UserError(
+                "--ray-address", f'no Ray cluster answers at "{address}"', remedy=str(error)
+            ) from None
+    cores = int(ray.cluster_resources().get("CPU", 0))
+    if cores < (workers or 1):
+        ray.shutdown()
         raise UserError(
-            "--ray-address", f'no Ray cluster answers at "{address}"', remedy=str(error)
+            "--workers", f"{workers or 1} workers, but the Ray cluster has {cores} cores"
+        )
+    return cores
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits many minutes for an address at which nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and the like: Ray looks for a cluster on this machine and says if none is
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            "--ray-address",
+            f'no Ray cluster answers at "{address}": {error.strerror or error}',
+            remedy="`ray start --head` prints the address of a cluster.",
         ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from flwr.app import Message
 
 from clients.app import build_app
 from clients.site import Site
-from clients.workbench import Cohort, Workbench, pool
+from clients.workbench import Cohort, Workbench, choose_device, pool
 from federation.collect import UpdateSum
 from federation.errors import UserError
 from federation.flower import simulated_context, take_simulated_identity
@@ -31,12 +32,14 @@ class Inspection:
         patients: number of patients.
         counted: exclusions and notices by reason.
         error: why the site cannot be used; None if it can.
+        device: where it trains.
     """
 
     site: str
     patients: int
     counted: Mapping[str, int]
     error: UserError | None = None
+    device: str = ""
 
 
 class SiteHost:
@@ -54,9 +57,18 @@ class SiteHost:
         self._app = build_app(self._workbench)
         self._contexts = {node: simulated_context(node, file) for node, file in files.items()}
 
-    def run(self, messages: Sequence[Message]) -> list[Message]:
-        """Answer each message as its site; where asked to, send one sum instead of the updates."""
-        replies = [self._app(m, self._contexts[m.metadata.dst_node_id]) for m in messages]
+    def run(self, messages: Sequence[Message], end: float | None = None) -> list[Message]:
+        """Answer each message as its site; where asked to, send one sum instead of the updates.
+
+        Args:
+            messages: of one type.
+            end: the time, by ``time.monotonic()``, after which no further site is started.
+        """
+        replies = []
+        for message in messages:
+            if end is not None and time.monotonic() > end:
+                break
+            replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
         if messages and messages[0].metadata.message_type == TRAIN:
             instruction = Instruction.from_records(messages[0].content)
             if instruction.fold:
@@ -88,7 +100,8 @@ class SiteHost:
     def _inspect(self, node: int, study: Study) -> Inspection:
         file = str(self._contexts[node].node_config["site"])
         try:
-            name = self._workbench.site(file).name
+            site = self._workbench.site(file)
+            device = str(choose_device(site))
             section = study.modalities.ehr
             if section is not None and section.vocabulary == "prepared":
                 patients, unusable = self._workbench.patients(file, study), {}
@@ -102,7 +115,7 @@ class SiteHost:
         train = patients.labels[patients.splits["train"]]
         if len(train) and len(np.unique(train)) < 2:
             counted["training patients, all with the same label"] = len(train)
-        return Inspection(name, len(patients), counted)
+        return Inspection(site.name, len(patients), counted, device=device)
 
 
 class PoolingWorkbench(Workbench):

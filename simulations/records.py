@@ -109,11 +109,7 @@ subgroups = ["sex", "age_band", "ethnicity"]
 [policy]
 minimum_cell = 10
 score_bins = "fine"                # synthetic patients: nothing to protect; the default is "merged"
-unit = "patient"
-epsilon_per_patient = 8.0
-delta = 1e-5
 require_privacy = false
-approve = "ask"
 """
 
 

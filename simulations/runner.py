@@ -46,14 +46,26 @@ def simulate(
     progress = progress or Progress()
     files = _named_files(sites, study)
     count, why = choose_workers(study, len(files), workers, ray_address)
-    folder = RunFolder(out, resume)
+    folder = RunFolder(out, study, resume)
+    _check_same_sites(folder, files)
     progress.tell(f"{len(files)} sites, {why}")
+    others = [path for path in sorted(sites.iterdir()) if path.is_dir()]
+    skipped = [
+        f"The folder {path.name} was skipped: it holds no site.toml."
+        for path in others
+        if not (path / "site.toml").exists()
+    ]
     grid = _grid(files, count, ray_address)
     try:
-        _inspect(grid, study, progress)
+        devices = _inspect(grid, study, progress)
         exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
-        environment = {"grid": type(grid).__name__, "workers": count, "workers chosen": why}
-        outcome = run_study(exchange, study, folder, environment, progress, resume)
+        environment = {
+            "grid": type(grid).__name__,
+            "workers": grid.workers,
+            "workers chosen": why,
+            "devices": devices,
+        }
+        outcome = run_study(exchange, folder, environment, progress, skipped)
     finally:
         grid.close()
     progress.tell("report")
@@ -63,10 +75,10 @@ def simulate(
 
 def choose_workers(
     study: Study, sites: int, wanted: int | None, ray_address: str | None
-) -> tuple[int, str]:
-    """Return the number of Ray actors, 0 for none, and the reason in words.
+) -> tuple[int | None, str]:
+    """Return the number of Ray actors, 0 for no Ray, None for the cluster's; and why, in words.
 
-    The choice depends on the study and the number of sites alone, never on a timing.
+    The choice depends on the study, the number of sites and the cores, never on a timing.
 
     Raises:
         UserError: if more workers are wanted than there are cores.
@@ -77,7 +89,7 @@ def choose_workers(
             raise UserError("--workers", f"{wanted} is not between 0 and the {cores} cores here")
         return wanted, "in this process, as asked" if wanted == 0 else f"{wanted} Ray workers"
     if ray_address is not None:
-        return sites, "one Ray worker a site, on the cluster"
+        return None, "one Ray worker a site on the cluster, as far as it has cores"
     if study.modalities.image is None and sites < MANY_SITES:
         return 0, "in this process: a small study, for which starting Ray does not pay"
     return min(cores, sites), f"{min(cores, sites)} Ray workers"
@@ -100,12 +112,30 @@ def _named_files(folder: Path, study: Study) -> dict[str, Path]:
     return files
 
 
-def _grid(files: Mapping[str, Path], workers: int, ray_address: str | None) -> SimulatedGrid:
+def _check_same_sites(folder: RunFolder, files: Mapping[str, Path]) -> None:
+    """Refuse to resume a run on other hospitals than it was started with."""
+    if not folder.resumed:
+        return
+    known = {site for record in folder.rounds() for site in record["asked"]}
+    if known and known != set(files):
+        other = ", ".join(sorted(known ^ set(files)))
+        raise UserError(
+            folder.path,
+            f"the run was started on other sites (the difference: {other})",
+            remedy="A run is resumed on the sites it was started with.",
+        )
+
+
+def _grid(files: Mapping[str, Path], workers: int | None, ray_address: str | None) -> SimulatedGrid:
     return LocalGrid(files) if workers == 0 else RayGrid(files, workers, ray_address)
 
 
-def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> None:
-    """Read all cohorts before anything is trained, so that a mistake costs seconds."""
+def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> list[str]:
+    """Read all cohorts before anything is trained, so that a mistake costs seconds.
+
+    Returns:
+        The devices on which the sites will train.
+    """
     progress.tell("reading cohorts")
     inspections = grid.inspect(study)
     errors = [inspection.error for inspection in inspections if inspection.error is not None]
@@ -117,3 +147,4 @@ def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> None:
             f"{inspection.site}: {inspection.patients} patients"
             + (f" ({counted})" if counted else "")
         )
+    return sorted({inspection.device for inspection in inspections})

@@ -82,15 +82,35 @@ def test_study_that_is_a_folder(simulate, tmp_path):
     refused(simulate(study=tmp_path), tmp_path, "this is a folder")
 
 
-@pytest.mark.parametrize("text", ["[study\n", "a = = 1", "\x00", "x = 1\nx = 2"])
+@pytest.mark.parametrize("text", ["[study\n", "a = = 1", "\x01", "x = 1\nx = 2"])
 def test_broken_toml(simulate, tmp_path, text):
     (tmp_path / "bad.toml").write_text(text)
     refused(simulate(study=tmp_path / "bad.toml"), "bad.toml", "not valid TOML")
 
 
-def test_study_in_another_encoding(simulate, tmp_path):
-    (tmp_path / "bad.toml").write_bytes("[study]\nname = 'é'".encode("latin-1"))
-    refused(simulate(study=tmp_path / "bad.toml"), "bad.toml", "not valid TOML")
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-16-be"])
+def test_study_in_another_encoding(simulate, tmp_path, encoding):
+    (tmp_path / "bad.toml").write_bytes("[study]\nname = 'é'".encode(encoding))
+    result = simulate(study=tmp_path / "bad.toml")
+    refused(result, "bad.toml: not UTF-8 text.\n  Save it with the encoding UTF-8")
+    assert "codec" not in result[2]
+
+
+def test_files_with_a_byte_order_mark(simulate, write_study, sites):
+    study = write_study(evaluation={"every": 0}, training={"rounds": 1})
+    for file in (study, sites / "bern" / "site.toml"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert simulate(study=study)[0] == 0
+
+
+def test_gpu_that_is_not_there(simulate, sites, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    file = sites / "bern" / "site.toml"
+    file.write_text(file.read_text().replace('"cpu"', '"cuda:0"'))
+    words = ("bern/site.toml: site.device", '"cuda:0" is not there', 'Give "auto" or "cpu"')
+    refused(simulate(), *words)
 
 
 def test_unknown_key_in_the_study(simulate):
@@ -185,7 +205,7 @@ def test_given_split_without_its_file(simulate):
 def test_run_folder_that_is_not_empty(simulate, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("x")
-    refused(simulate(), tmp_path / "run", "is not empty", "--resume")
+    refused(simulate(), tmp_path / "run", "is not empty", "Give another --out")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "x"
 
 
@@ -352,6 +372,13 @@ def test_values_that_are_no_numbers(with_odd_site):
     ]
     about, _ = with_odd_site(more_events=events)
     assert about["modalities"] == {"ehr": 60}
+    assert about["notices"] == {"value: not a finite number": 50}
+
+
+def test_labels_of_another_study(simulate, sites):
+    file = sites / "bern" / "site.toml"
+    file.write_text(file.read_text().replace("[data]\n", '[data]\nlabel = "readmission"\n'))
+    refused(simulate(), "bern/site.toml: data.label", '"readmission"', 'task.label = "sick"')
 
 
 # --- through real processes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import click
 import typer
 
 from federation.errors import WardroundError
@@ -23,12 +24,15 @@ data.register(cli)
 def main() -> None:
     """Run a command; a user's mistake ends in one message and an exit code, not a traceback."""
     try:
-        cli()
+        sys.exit(cli(standalone_mode=False))
     except WardroundError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped by the user", file=sys.stderr)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("stopped; a run that has a checkpoint continues with --resume RUN", file=sys.stderr)
         sys.exit(130)
 
 

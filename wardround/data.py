@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,13 @@ def synthesize(
     """Write synthetic hospitals: MEDS events, DICOM images, notes, labels, known truth."""
     from simulations.consortium import synthesize as write
 
-    write(out, sites=sites, patients=patients, seed=seed)
+    write(
+        out,
+        sites=sites,
+        patients=patients,
+        seed=seed,
+        progress=lambda text: print(text, file=sys.stderr),
+    )
     print(out)
 
 
@@ -45,6 +52,12 @@ def dataset(
         )
     report = DATASETS[name].convert(source, out)
     for site in report.sites:
-        excluded = "".join(f", {count} {reason}" for reason, count in site.excluded.items())
-        print(f"{site.site}: {site.patients} patients of {site.rows} rows{excluded}")
+        counted = {
+            **site.excluded,
+            **{f"{k} (a coded missing)": n for k, n in site.coded_missing.items()},
+        }
+        if site.duplicates:
+            counted["rows equal to an earlier one, kept"] = site.duplicates
+        told = "".join(f", {reason}: {count}" for reason, count in counted.items())
+        print(f"{site.site}: {site.patients} patients of {site.rows} rows{told}")
     print(out)

@@ -119,12 +119,15 @@ def _headline(folder: Path) -> str:
     models = json.loads((folder / "metrics.json").read_text())["models"]
     lines = []
     for name, model in models.items():
-        auroc = model["overall"].get("auroc") or {}
+        overall = model["overall"]
+        auroc = overall.get("auroc") or {}
         if auroc.get("value") is None:
-            lines.append(f"{name}: no AUROC ({auroc.get('reason', 'withheld')})")
+            why = auroc.get("reason") or overall.get("suppressed")
+            lines.append(f"{name}: no AUROC ({why})")
             continue
         interval = ""
         if auroc.get("low") is not None:
             interval = f" (95% interval {auroc['low']:.3f} to {auroc['high']:.3f})"
-        lines.append(f"{name}: held-out AUROC {auroc['value']:.3f}{interval}")
+        told = f"{name}: held-out AUROC {auroc['value']:.3f}{interval}, {overall['n']} patients"
+        lines.append(told)
     return "\n".join(lines)

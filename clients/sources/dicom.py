@@ -59,6 +59,8 @@ def read_image(path: Path, size: int) -> NDArray[np.float32]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote the values of tags
         try:
+            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+                raise UnreadableImage("not a DICOM file")
             dataset = pydicom.dcmread(path, specific_tags=PIXEL_TAGS)
         except FileNotFoundError:
             raise UnreadableImage("the file is missing") from None

@@ -21,6 +21,7 @@ EVENT_COLUMNS: Mapping[str, pa.DataType] = {
     "text_value": pa.string(),
 }
 OPTIONAL = ("numeric_value", "text_value")
+TIME = EVENT_COLUMNS["time"]
 LABEL_VALUES: Mapping[str, pa.DataType] = {"boolean_value": pa.bool_(), "integer_value": pa.int64()}
 
 
@@ -33,7 +34,8 @@ def read_events(folder: Path, subjects: pa.Array) -> tuple[pd.DataFrame, int]:
 
     Returns:
         Events with the columns of ``EVENT_COLUMNS`` (``code`` categorical), in the order of the
-        files; and the number of further subjects, of whom nothing was kept.
+        files; and the number of further subjects, of whom nothing was kept. A value that the file
+        holds as NaN is infinite, and so can be told from no value.
 
     Raises:
         UserError: if there is no file, or one is unreadable, or a column is missing or wrong.
@@ -49,8 +51,12 @@ def read_events(folder: Path, subjects: pa.Array) -> tuple[pd.DataFrame, int]:
         wanted = pc.is_in(table["subject_id"], value_set=subjects)
         others.update(pc.unique(table["subject_id"].filter(pc.invert(wanted))).to_pylist())
         tables.append(table.filter(wanted))
+        _no_nulls(tables[-1], "code", file)
     events = pa.concat_tables(tables)
-    _no_nulls(events, "code", root)
+    at = events.schema.get_field_index("numeric_value")
+    values = events["numeric_value"]
+    marked = pc.if_else(pc.is_nan(values), pa.scalar(np.inf, values.type), values)
+    events = events.set_column(at, "numeric_value", marked)
     coded = events.set_column(2, "code", events["code"].dictionary_encode())
     return coded.to_pandas(), len(others)
 
@@ -60,7 +66,8 @@ def read_labels(file: Path) -> pd.DataFrame:
 
     Returns:
         ``subject_id`` int64, ``prediction_time`` datetime64[us] (may be NaT), ``label`` float64:
-        0, 1, NaN where there is none, or another number where it is outside the classes.
+        0, 1, NaN where there is none, or another number where it is outside the classes;
+        ``contradictory`` bool: whether the row's values differ.
 
     Raises:
         UserError: if the file is unreadable or lacks the columns.
@@ -74,17 +81,20 @@ def read_labels(file: Path) -> pd.DataFrame:
         )
     columns = {
         "subject_id": pa.int64(),
-        "prediction_time": pa.timestamp("us"),
+        "prediction_time": TIME,
         **{name: LABEL_VALUES[name] for name in values},
     }
     table = _columns(file, columns, ())
     _no_nulls(table, "subject_id", file)
-    given = pc.coalesce(*(table[name].cast(pa.float64(), safe=False) for name in values))
+    numbers = [table[name].cast(pa.float64(), safe=False) for name in values]
+    differ = pc.fill_null(pc.not_equal(numbers[0], numbers[-1]), False)
+    given = pc.coalesce(*numbers)
     return pd.DataFrame(
         {
             "subject_id": table["subject_id"].to_numpy(),
             "prediction_time": table["prediction_time"].to_pandas(),
             "label": given.to_numpy().astype(np.float64),
+            "contradictory": differ.to_numpy(),
         }
     )
 
@@ -134,6 +144,13 @@ def _columns(
         raise UserError(
             file, "the column is missing", field=", ".join(missing), remedy=_have(schema)
         )
+    for name in expected:
+        if schema.names.count(name) > 1:
+            raise UserError(
+                file, "more than one column has this name", field=name, remedy=_have(schema)
+            )
+        if name in schema.names:
+            _check_kind(file, name, expected[name], schema.field(name).type)
     try:
         table = pq.read_table(file, columns=[name for name in expected if name in schema.names])
     except (pa.ArrowInvalid, OSError):
@@ -144,11 +161,36 @@ def _columns(
             arrays.append(pa.nulls(len(table), kind))
             continue
         try:
-            arrays.append(table[name].cast(kind, safe=kind != pa.timestamp("us")))
+            # A finer time than microseconds is cut; a text that is no time still fails.
+            arrays.append(table[name].cast(kind, safe=kind != TIME))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            found = schema.field(name).type
-            raise UserError(file, f"expected {kind}, found {found}", field=name) from None
+            raise _unexpected(file, name, kind, schema.field(name).type) from None
     return pa.table(arrays, names=list(expected))
+
+
+def _check_kind(file: Path, name: str, kind: pa.DataType, found: pa.DataType) -> None:
+    """Refuse what a cast would take and change: numbers as times or as truth, times with a zone."""
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    fits = True
+    if kind == TIME:
+        local = pa.types.is_timestamp(found) and found.tz is None
+        text = pa.types.is_string(found) or pa.types.is_large_string(found)
+        fits = local or pa.types.is_date(found) or text
+    elif pa.types.is_boolean(kind):
+        fits = pa.types.is_boolean(found)
+    if not fits and not pa.types.is_null(found):  # a column of nulls may have no type
+        raise _unexpected(file, name, kind, found)
+
+
+def _unexpected(file: Path, name: str, kind: pa.DataType, found: pa.DataType) -> UserError:
+    expected, remedy = str(kind), ""
+    if kind == TIME:
+        expected = "timestamp without a time zone (the hospital's local time)"
+        remedy = "Convert the column; dates and ISO 8601 text without a zone are taken too."
+    elif pa.types.is_boolean(kind):
+        remedy = "Convert the column, or name it integer_value if it holds 0 and 1."
+    return UserError(file, f"expected {expected}, found {found}", field=name, remedy=remedy)
 
 
 def _have(schema: pa.Schema) -> str:

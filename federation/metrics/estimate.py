@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from federation.metrics.summary import EDGES, ScoreSummary
+from federation.metrics.summary import ScoreSummary
 
 ONE_CLASS = "only one class"
 NO_PATIENTS = "no patients"
-ONE_GROUP = "too few patients"
+ONE_BIN = "all patients share one score bin"
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,12 @@ class Estimate:
 def unranked(summary: ScoreSummary) -> str:
     """Why patients cannot be ranked; empty if they can.
 
-    Where joined bins (``ScoreSummary.merged``) leave a single group of differing scores, a ranking
-    metric would be that of a model that ranks at random, which nobody measured.
+    Where all patients share one bin, because bins were joined (``ScoreSummary.merged``) or the
+    model gives everybody one score, 0.5 would be a ranking that nobody measured.
     """
     if reason := missing(summary):
         return reason
-    occupied = np.flatnonzero(summary.counts.any(axis=0))
-    mean = summary.score_sum / summary.n
-    spread = math.sqrt(max(summary.score_square_sum / summary.n - mean**2, 0.0))
-    width = EDGES[occupied[0] + 1] - EDGES[occupied[0]]
-    return ONE_GROUP if len(occupied) == 1 and spread > width else ""
+    return ONE_BIN if summary.counts.any(axis=0).sum() == 1 else ""
 
 
 def missing(summary: ScoreSummary, classes: int = 2) -> str:

@@ -46,7 +46,8 @@ SCORES: Floats = (EDGES[:-1] + EDGES[1:]) / 2
 EDGES.setflags(write=False)
 SCORES.setflags(write=False)
 
-_LARGEST = 2**53
+_LARGEST = 2**31
+"""More patients than any cell holds; what a site claims beyond it is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +162,10 @@ class ScoreSummary:
     def merged(self, minimum: int) -> ScoreSummary:
         """Join neighbouring bins until each occupied bin holds at least ``minimum`` patients.
 
-        A group's patients are put in the bin that holds the group's mean score, so that the
-        result still adds to the summaries of other sites. The moments stay as they are, and so do
-        the confusion counts at 0.5 if enough patients lie on each side of it.
+        A group's patients are put in the bin of its median score, so that the result still adds to
+        the summaries of other sites, and the moments become those of the joined bins: a mean, or an
+        exact sum, would tell of one patient whose score a crafted model sets apart from all others.
+        The confusion counts at 0.5 stay if enough patients lie on each side of it.
 
         What it costs, at a minimum of 10: at 60 patients a site's AUROC is 0.02 too low and its
         AUPRC about 0.05, at 300 patients 0.001 and 0.004.
@@ -181,10 +183,10 @@ class ScoreSummary:
         counts = np.zeros_like(self.counts)
         for group in _groups(self.counts.sum(axis=0), minimum):
             inside = self.counts[:, group]
-            weights = inside.sum(axis=0)
-            mean = float((weights * SCORES[group]).sum() / weights.sum())
-            counts[:, int(np.searchsorted(EDGES, mean, side="right")) - 1] += inside.sum(axis=1)
-        return ScoreSummary(counts, *_moments(self))
+            seen = inside.sum(axis=0).cumsum()
+            median = group.start + int(np.searchsorted(seen, (seen[-1] + 1) // 2))
+            counts[:, median] += inside.sum(axis=1)
+        return ScoreSummary(counts, *_moments_of(counts))
 
     def to_json(self) -> dict[str, Any]:
         """Only the occupied bins, and the moments; exact both ways."""
@@ -281,6 +283,16 @@ def _joined(patients: Counts, minimum: int, start: int, end: int) -> list[slice]
 
 def _moments(summary: ScoreSummary) -> tuple[float, float, float]:
     return summary.score_sum, summary.score_square_sum, summary.positive_score_sum
+
+
+def _moments_of(counts: Counts) -> tuple[float, float, float]:
+    """The moments if every patient's score were the midpoint of its bin."""
+    both = counts.sum(axis=0)
+    return (
+        math.fsum(both * SCORES),
+        math.fsum(both * SCORES**2),
+        math.fsum(counts[1] * SCORES),
+    )
 
 
 def _check_moments(summary: ScoreSummary) -> None:

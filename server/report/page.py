@@ -93,8 +93,8 @@ def lead(run: RunFolder) -> str:
         f"A model that predicts {label} from {' and '.join(modalities) or 'patient data'}, trained "
         f"by federated learning ({strategy}) over {rounds} rounds at {len(run.sites)} hospitals on "
         f"{patients['train']:,} patients. "
-        f"{patients['tuning']:,} further patients guided the training; the figures below are for "
-        f"{patients['held_out']:,} held-out patients that it did not use."
+        f"{patients['tuning']:,} further patients served to follow the rounds; the figures below "
+        f"are for {patients['held_out']:,} held-out patients that it did not use."
     )
 
 

@@ -383,9 +383,5 @@ subgroups = ["sex", "age_band"]
 [policy]
 minimum_cell = 10
 score_bins = "fine"             # this data is public; a hospital's own site file says "merged"
-unit = "patient"
-epsilon_per_patient = 8.0
-delta = 1e-5
 require_privacy = false
-approve = "ask"
 """

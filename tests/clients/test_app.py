@@ -17,7 +17,7 @@ from federation.flower import simulated_context, stamp, take_simulated_identity
 from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, Reply
 from federation.metrics.summary import ScoreSummary
 from federation.models.build import build_model
-from federation.vocabulary import agreed_vocabulary
+from federation.vocabulary import Vocabulary, agreed_vocabulary
 
 NODE = 100
 
@@ -76,9 +76,35 @@ def test_prepare_sends_common_codes_and_leaves_out_what_is_no_code(site, make_st
     assert set(reply.body.codes) == {"GENDER//F", "GENDER//M", "LAB//CRP"}
 
 
-def test_prepare_without_an_ehr_sends_nothing(site, make_study):
-    reply = Asked(site(notes=True)).ask(PREPARE, Instruction(make_study("text")))
-    assert (reply.status, reply.body.codes) == ("ok", {})
+@pytest.mark.parametrize("modality", ["text", "ehr"])
+def test_prepare_is_not_answered_unless_the_study_asks_for_it(site, make_study, modality):
+    reply = Asked(site(notes=True)).ask(PREPARE, Instruction(make_study(modality)))
+    assert (reply.status, reply.body) == ("not an instruction of this version", None)
+
+
+def test_vocabulary_that_is_not_the_study_s_is_refused(site, make_study):
+    """What is asked must be covered by the study's fingerprint."""
+    asked = dataclasses.replace(
+        instruction_for(make_study()), vocabulary=Vocabulary(("ICD10CM//B20",), {}, 0)
+    )
+    assert Asked(site()).ask(DESCRIBE, asked).status == "not an instruction of this version"
+
+
+def test_study_whose_update_would_be_that_of_few_patients_is_refused(site, make_study):
+    study = make_study(training={"rounds": 1, "local_steps": 3, "batch_size": 3})
+    assert Asked(site()).ask(TRAIN, instruction_for(study)).status == "refused by the site's policy"
+
+
+def test_stretches_of_the_update_that_too_few_patients_moved_do_not_leave(site, make_study):
+    folder = site(60, images=True)
+    for file in sorted((folder / "dicom").iterdir())[6:]:
+        file.unlink()
+    study = make_study("ehr", "image")
+    instruction = instruction_for(study)
+    reply = Asked(folder).ask(TRAIN, instruction)
+    assert reply.body.patients["image"] == 0
+    for part in build_model(study, instruction.vocabulary).parts:
+        assert reply.update[part.start : part.stop].any() == (part.name != "image")
 
 
 def test_training_answers_with_the_difference_and_the_patients_behind_each_part(site, make_study):
@@ -185,7 +211,7 @@ def test_weights_that_do_not_fit_end_in_a_status(site, make_study, spoil):
     weights = {"short": good.weights[:-1], "nan": good.weights * np.nan, "none": None}[spoil]
     asked = Asked(site())
     reply = asked.ask(EVALUATE, dataclasses.replace(good, weights=weights, split="tuning"))
-    assert reply.status == "the site failed"
+    assert reply.status == "not an instruction of this version"
     assert asked.ask(TRAIN, good).status == "ok"  # and it goes on with the next message
 
 
@@ -300,7 +326,8 @@ def test_no_planted_identifier_leaves_in_any_reply(planted_site, make_study, voc
         asked.ask(EVALUATE, instruction_for(study, split="tuning")),
         asked.ask(EVALUATE, instruction_for(study, split="held_out")),
     ]
-    assert [reply.status for reply in replies] == ["ok"] * 5
+    prepare = "ok" if vocabulary == "prepared" else "not an instruction of this version"
+    assert [reply.status for reply in replies] == ["ok", prepare, "ok", "ok", "ok"]
     assert len(asked.sent) > 10_000
     assert leaks(asked.sent) == []
 
@@ -322,7 +349,7 @@ def test_no_planted_identifier_leaves_when_the_site_fails(planted_site, make_stu
     else:
         (planted_site / name).write_bytes(content)
     asked = Asked(planted_site)
-    for message_type in (DESCRIBE, PREPARE, TRAIN):
+    for message_type in (DESCRIBE, TRAIN):
         reply = asked.ask(message_type, instruction_for(make_study("ehr", "text")))
         assert reply.status == "the site's files need attention"
     assert leaks(asked.sent) == []

@@ -331,3 +331,56 @@ def test_subject_numbers_beyond_32_bits_keep_their_last_digit(read):
     patients = read(events=[lab(big), lab(big + 1)], labels=[label(big), label(big + 1, False)])
     assert patients.subject_ids.tolist() == [big, big + 1]
     assert patients.labels.tolist() == [1.0, 0.0]
+
+
+def test_row_that_contradicts_itself_excludes_its_patient(tmp_path, write_site, write_table):
+    folder = write_site(tmp_path / "site", events=[lab(i) for i in (1, 2, 3)], labels=[])
+    types = {
+        "subject_id": pa.int64(),
+        "prediction_time": pa.timestamp("us"),
+        "boolean_value": pa.bool_(),
+        "integer_value": pa.int64(),
+    }
+    # the second patient's later row is sound, but it is the first prediction time that counts
+    rows = [(1, NOON, True, 1), (2, NOON, True, 0), (2, NOON + HOUR, True, 1), (3, NOON, False, 5)]
+    write_table(folder / "labels.parquet", rows, types)
+    patients = read_patients(load_site(folder), TASK, SplitSection())
+    assert patients.subject_ids.tolist() == [1]
+    assert patients.excluded == {"contradictory labels": 2}
+
+
+def test_labels_of_another_name_are_refused(tmp_path, write_site):
+    folder = write_site(tmp_path / "site", 8)
+    file = folder / "site.toml"
+    text = file.read_text()
+    for held in ("sick", "readmission"):
+        file.write_text(text.replace("[data]\n", f'[data]\nlabel = "{held}"\n'))
+        if held == "sick":
+            assert len(read_patients(load_site(folder), TASK, SplitSection())) == 8
+            continue
+        with pytest.raises(UserError) as caught:
+            read_patients(load_site(folder), TASK, SplitSection())
+    message = str(caught.value)
+    assert message.startswith(f'{file}: data.label: the labels are of "readmission"')
+    assert 'task.label = "sick"' in message
+    assert 'a file of "sick"' in message
+
+
+def test_values_that_are_no_measurement_are_missing_and_their_patients_counted(read):
+    odd = [np.nan, np.inf, -np.inf, 2e30, -3e38]
+    events = [lab(1, value=value) for value in odd] + [lab(2, value=None), lab(3, value=1e29)]
+    events += [lab(4, value=7.0), lab(4, NOON + HOUR, np.nan)]  # one not used for its time
+    patients = read(events=events, labels=[label(i) for i in (1, 2, 3, 4)])
+    values = patients.events.groupby("row")["numeric_value"]
+    assert values.count().tolist() == [0, 0, 1, 1]
+    assert values.size().tolist() == [5, 1, 1, 1]
+    assert patients.events["numeric_value"].dtype == np.float32
+    assert patients.notices["value: not a finite number"] == 1
+
+
+def test_impossible_births_give_no_age_and_are_counted(read):
+    events = [lab(i) for i in range(1, 6)]
+    events += [born(1, -0.1), born(2, 121), born(3, 119.9), born(4, 0), born(5, 124), born(5, 50)]
+    patients = read(events=events, labels=[label(i) for i in range(1, 6)], subgroups=("age_band",))
+    assert patients.subgroups["age_band"].tolist() == ["unknown", "unknown", "80+", "0-17", "40-64"]
+    assert patients.notices == {"birth: after the prediction time or over 120 years before": 3}

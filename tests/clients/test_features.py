@@ -4,6 +4,7 @@ import math
 import os
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -361,6 +362,23 @@ def test_site_without_an_image_folder_has_no_images(tmp_path, write_site):
     found = image_tensor(patients, ImageSection(size=32), None)
     assert found.values.shape == (1, 1, 32, 32)
     assert (found.present.tolist(), found.unusable) == ([False], {})
+
+
+@pytest.mark.parametrize("name", [None, "gone.dcm"])
+def test_offered_images_that_no_event_names_are_counted(name):
+    rows = [(0, 1.0, "HR", 70.0, None), (1, 1.0, "IMAGE//CR", math.nan, name)]
+    found = image_tensor(cohort_of(rows, 3), ImageSection(size=32), Path("dicom"))
+    nothing = {"image: offered, but no event names a file": 3}
+    assert found.unusable == (nothing if name is None else {"image: the file is missing": 1})
+    assert image_tensor(cohort_of(rows[:1], 3), ImageSection(size=32), None).unusable == {}
+
+
+@pytest.mark.parametrize("text", [None, "A note."])
+def test_offered_notes_that_no_event_holds_are_counted(text):
+    cohort = cohort_of([(0, 1.0, "HR", 70.0, None), note(1, 1.0, text)], 3)
+    nothing = {"note: offered, but no event holds one": 3}
+    assert text_tensor(cohort, TextSection(), True).unusable == ({} if text else nothing)
+    assert text_tensor(cohort, TextSection(), False).unusable == {}
 
 
 def test_a_hundred_thousand_events_take_seconds_at_most():

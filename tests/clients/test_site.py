@@ -62,6 +62,7 @@ def test_mistake_names_file_field_and_remedy(folder, old, new, field, words):
     ("policy", "words"),
     [
         ("minimum_cell = 0", "greater than 0"),
+        ("minimum_cell = 1_000_001", "less than or equal to 1000000"),
         ("delta = 1.5", "less than 1"),
         ("epsilon_per_patient = inf", "finite"),
         ("unit = 'visit'", "is not one of"),
@@ -74,6 +75,14 @@ def test_wrong_policy_is_explained(folder, policy, words):
     with pytest.raises(UserError, match="policy") as caught:
         load_site(folder)
     assert words in str(caught.value)
+
+
+def test_folder_in_the_place_of_the_site_file_is_explained(tmp_path):
+    (tmp_path / "bern" / "site.toml").mkdir(parents=True)
+    for path in (tmp_path / "bern", tmp_path / "bern" / "site.toml"):
+        with pytest.raises(UserError) as caught:
+            load_site(path)
+        assert str(caught.value).startswith(f"{tmp_path}/bern/site.toml: this is a folder")
 
 
 def test_missing_site_file_and_missing_section_are_explained(tmp_path):

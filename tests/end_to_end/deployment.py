@@ -44,7 +44,6 @@ ENVIRONMENT = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "NO_PROXY": "localhost,127.0.0.1",
     "PYTHONUNBUFFERED": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
 }
@@ -134,7 +133,8 @@ def deployment(
     coordinator = folder / "coordinator"
     coordinator.mkdir(parents=True)
     path = os.pathsep.join([str(_bin()), os.environ.get("PATH", os.defpath)])
-    shared = {**os.environ, **ENVIRONMENT, "PATH": path, **(variables or {})}
+    inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    shared = {**inherited, **ENVIRONMENT, "PATH": path, **(variables or {})}
     certificates = write_certificates(coordinator / "certificates")
     named = {_site_name(site): site for site in sites}
     port, *node_ports = _free_ports(1 + len(named))

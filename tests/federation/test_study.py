@@ -105,6 +105,27 @@ def test_wrong_value_names_file_field_and_what_was_expected(tmp_path, override, 
     assert words in message
 
 
+@pytest.mark.parametrize(
+    ("field", "largest"),
+    [
+        ("modalities.ehr.width", 4096),
+        ("modalities.image.width", 4096),
+        ("modalities.text.width", 4096),
+        ("modalities.ehr.buckets", 1_048_576),
+        ("modalities.text.buckets", 1_048_576),
+        ("modalities.ehr.vocabulary_size", 131_072),
+        ("modalities.text.max_tokens", 4096),
+    ],
+)
+def test_size_that_could_exhaust_memory_is_refused_before_anything_is_built(
+    tmp_path, field, largest
+):
+    load(tmp_path, MINIMAL, f"{field}={largest}")
+    message = complaint(tmp_path, MINIMAL, f"{field}={largest + 1}")
+    assert f"{field}: " in message
+    assert f"less than or equal to {largest}" in message
+
+
 def test_a_study_without_any_modality_is_refused(tmp_path):
     message = complaint(tmp_path, MINIMAL.replace("[modalities.ehr]", "[modalities]"))
     assert "at least one of [modalities.ehr]" in message

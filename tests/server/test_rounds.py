@@ -203,7 +203,7 @@ def test_run_without_any_counted_round_has_no_model(sites, make_study, tmp_path)
     study = make_study(strategy={"minimum_sites": 2, "round_deadline_seconds": 0.5})
     grid = TamperedGrid(sites, lambda site, round_, message, reply: None)
     with pytest.raises(NoUsableModel, match="round 1: 0 of 3 sites") as stopped:
-        run_study(Exchange(grid), study, RunFolder(tmp_path / "run"), {})
+        run_study(Exchange(grid), RunFolder(tmp_path / "run", study), {})
     assert stopped.value.exit_code == 3
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
@@ -288,5 +288,5 @@ def test_comparators_are_trained_and_the_cross_site_matrix_is_complete(
 
 def test_deployment_leaves_comparators_out_and_says_so(tmp_path, sites, make_study):
     study = make_study(evaluation={"baselines": ["pooled"]})
-    outcome = run_study(Exchange(LocalGrid(sites)), study, RunFolder(tmp_path / "run"), {})
+    outcome = run_study(Exchange(LocalGrid(sites)), RunFolder(tmp_path / "run", study), {})
     assert any("simulation only" in warning for warning in outcome.warnings)

@@ -120,7 +120,7 @@ def test_command_runs_on_an_existing_ray_cluster(tmp_path, sites, study):
 def test_deadline_that_has_passed_leaves_sites_unanswered(sites, study):
     grid = LocalGrid(sites)
     nodes = {name: node for node, name in grid.names.items()}
-    exchange = Exchange(grid)
+    exchange = Exchange(grid, simulated=True)
     records = Task(exchange, study, agreed_vocabulary(study.modalities.ehr)).instruction(
         np.zeros(1, np.float32), 1
     )

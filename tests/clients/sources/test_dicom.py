@@ -1,6 +1,9 @@
 """DICOM files to pictures: equal pictures however they are stored, and fixed words for the rest."""
 
+import os
 import shutil
+import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +239,25 @@ def test_bytes_flipped_anywhere_in_a_real_header_never_crash(tmp_path):
         target.write_bytes(damaged)
         found = image_or_reason(target)
         assert not isinstance(found, str) or found in REASONS
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
+def test_what_is_no_file_is_unreadable_and_never_waited_for(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    if kind == "pipe":
+        os.mkfifo("x.dcm")
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind("x.dcm")
+    else:
+        os.mkdir("x.dcm")
+
+    def give_up(*_):
+        pytest.fail("reading it waits for ever")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(10)
+    try:
+        with pytest.raises(UnreadableImage, match="not a DICOM file"):
+            read_image(tmp_path / "x.dcm", 32)
+    finally:
+        signal.alarm(0)

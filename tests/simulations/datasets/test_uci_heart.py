@@ -242,11 +242,7 @@ def test_site_file_states_the_data_and_the_policy(tmp_path):
             "policy": {
                 "minimum_cell": 10,
                 "score_bins": "fine",
-                "unit": "patient",
-                "epsilon_per_patient": 8.0,
-                "delta": 1e-5,
                 "require_privacy": False,
-                "approve": "ask",
             },
         }
         for path in (site["data"]["labels"], site["data"]["events"]["path"], "state"):

@@ -1,0 +1,59 @@
+"""What the documentation says can be run, runs; what it lists is what there is."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from clients.cohort import read_patients
+from clients.site import SiteFile, load_site
+from federation.study import SplitSection, TaskSection
+
+ROOT = Path(__file__).parents[1]
+SITE_DATA = ROOT / "docs" / "site-data.md"
+
+
+def test_example_of_the_site_data_page_makes_two_sites_that_train(tmp_path):
+    text = SITE_DATA.read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "make_sites.py").write_text(code)
+    run(tmp_path, "make_sites.py")
+    for name in ("north", "south"):
+        site = load_site(tmp_path / "sites" / name)
+        patients = read_patients(site, TaskSection(label="deterioration"), SplitSection())
+        assert len(patients) == 40
+        assert (patients.excluded, patients.notices) == ({}, {})
+
+    (command,) = re.findall(r"\.venv/bin/wardround (simulate .*?)\n```", text, re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    quick = ["--set", "training.rounds=1", "--set", "evaluation.baselines=[]"]
+    run(tmp_path, "-m", "wardround", *shlex.split(command.replace("\\\n", " ")), *quick)
+    folder = tmp_path / "runs" / "first"
+    told = json.loads((folder / "sites.json").read_text())
+    assert {name: site["notices"] for name, site in told.items()} == {"north": {}, "south": {}}
+    (record,) = (folder / "rounds.jsonl").read_text().splitlines()
+    assert sorted(json.loads(record)["answered"]) == ["north", "south"]
+
+
+def test_site_data_page_describes_every_key_of_the_site_file():
+    described = set(re.findall(r"`([a-z_.]+)`", SITE_DATA.read_text()))
+    for table, section in SiteFile.model_fields.items():
+        assert issubclass(section.annotation, BaseModel)
+        assert {f"{table}.{key}" for key in section.annotation.model_fields} <= described
+
+
+def run(folder, *arguments):
+    ended = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
