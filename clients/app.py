@@ -71,6 +71,8 @@ def describe(instruction: Instruction, file: str, site: Site, workbench: Workben
 
     def of_all(present: int) -> SmallCount:
         """Known by subtraction are the patients who are not counted, and a withheld split."""
+        if present == 0:
+            return 0
         told = (present, len(patients) - present)
         hidden = "suppressed" in (*splits.values(), *(suppressed(n, minimum) for n in told))
         return "suppressed" if hidden else present

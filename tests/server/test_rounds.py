@@ -290,3 +290,114 @@ def test_deployment_leaves_comparators_out_and_says_so(tmp_path, sites, make_stu
     study = make_study(evaluation={"baselines": ["pooled"]})
     outcome = run_study(Exchange(LocalGrid(sites)), RunFolder(tmp_path / "run", study), {})
     assert any("simulation only" in warning for warning in outcome.warnings)
+
+
+def changed_body(reply, **changes):
+    """Return the reply with other values in its body, as a hostile site could send it."""
+    body = {**json.loads(reply.content["reply"]["body"]), **changes}
+    reply.content["reply"]["body"] = json.dumps(body)
+    return reply
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": 1.7e308},
+        {"loss": -1.0},
+        {"patients": {"ehr": 10**400}},
+        {"patients": {"ehr": 2**23, "fusion": 1}},
+        {"patients": {"Jane Doe": 20}},
+        {"patients": {"ehr": -5}},
+    ],
+)
+def test_numbers_that_no_site_can_have_fail_that_site_alone(sites, make_study, changes):
+    study = make_study(training={"rounds": 1})
+
+    def tamper(site, round_, message, reply):
+        return changed_body(reply, **changes) if site == "ash" else reply
+
+    _, records = run(sites, study, tamper)
+    assert records[0]["failed"] == {"ash": "the reply could not be read"}
+    assert records[0]["answered"] == ["birch", "cedar"]
+    json.dumps(records, allow_nan=False)
+
+
+def test_comparator_that_lost_its_quorum_is_left_out_and_named(
+    tmp_path, folder, make_study, monkeypatch
+):
+    """An untrained model must not be reported as the pooled one."""
+    answer = LocalGrid._answer
+
+    def without_pooled(grid, messages, end):
+        kept = [m for m in messages if m.metadata.dst_node_id != grid.pooled_node]
+        return answer(grid, kept, end)
+
+    monkeypatch.setattr(LocalGrid, "_answer", without_pooled)
+    study = make_study(evaluation={"baselines": ["pooled"]})
+    outcome = simulate(study, folder, tmp_path / "run", workers=0)
+    document = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(document["models"]) == {"federated"}
+    assert any("no model pooled" in warning for warning in outcome.warnings)
+
+
+def test_run_stopped_before_its_first_round_is_not_resumed_with_another_study(
+    tmp_path, folder, make_study
+):
+    def stop(text):
+        if text.startswith("prepare"):
+            raise KeyboardInterrupt
+
+    prepared = {"vocabulary": "prepared", "width": 8}
+    study = make_study(modalities={"ehr": prepared})
+    with pytest.raises(KeyboardInterrupt):
+        simulate(study, folder, tmp_path / "run", workers=0, progress=Progress(tell=stop))
+    other = make_study(modalities={"ehr": {**prepared, "vocabulary_size": 1}})
+    with pytest.raises(UserError, match="belongs to another study"):
+        simulate(other, folder, tmp_path / "run", workers=0, resume=True)
+    simulate(study, folder, tmp_path / "run", workers=0, resume=True)
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_run_is_not_resumed_on_other_sites(tmp_path, folder, write_site, make_study):
+    study = make_study(training={"rounds": 1})
+    simulate(study, folder, tmp_path / "run", workers=0)
+    for i, name in enumerate(["ash", "oak"]):
+        write_site(tmp_path / "others" / name, 40, seed=i)
+    with pytest.raises(UserError, match="birch, cedar, oak"):
+        simulate(study, tmp_path / "others", tmp_path / "run", workers=0, resume=True)
+
+
+def test_site_that_joins_late_stands_in_the_privacy_record(tmp_path, sites, make_study):
+    study = make_study(training={"rounds": 3})
+    grid = LocalGrid(sites)
+    everybody = dict(grid.names)
+    grid.names = {node: name for node, name in everybody.items() if name != "cedar"}
+
+    def join(record, rounds):
+        grid.names = everybody
+
+    folder = RunFolder(tmp_path / "run", study)
+    run_study(Exchange(grid), folder, {}, Progress(round_done=join))
+    for name in ("privacy.json", "sites.json"):
+        told = json.loads((tmp_path / "run" / name).read_text())
+        assert set(told.get("sites", told)) == {"ash", "birch", "cedar"}
+
+
+def test_missing_modality_and_folders_without_a_site_are_warned_of(
+    tmp_path, write_site, make_study
+):
+    for i, name in enumerate(["one", "two"]):
+        write_site(tmp_path / "sites" / name, 40, seed=i)
+    (tmp_path / "sites" / "three").mkdir()
+    study = make_study("ehr", "image", training={"rounds": 1})
+    outcome = simulate(study, tmp_path / "sites", tmp_path / "run", workers=0)
+    assert any("The folder three was skipped" in warning for warning in outcome.warnings)
+    assert any("No site has a patient with image" in warning for warning in outcome.warnings)
+
+
+def test_checkpoint_of_round_ten_thousand_is_newer_than_that_before(tmp_path, make_study):
+    folder = RunFolder(tmp_path / "run", make_study())
+    for round_ in (9999, 10000):
+        folder.write_checkpoint(round_, np.full(3, round_, np.float32))
+    round_, weights = folder.last_checkpoint()
+    assert (round_, weights[0]) == (10000, 10000)

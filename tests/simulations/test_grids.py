@@ -1,15 +1,22 @@
 """Local and Ray grids: equal results, and sites that outlive their process."""
 
 import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from federation.messages import TRAIN
+from federation.errors import UserError
+from federation.messages import DESCRIBE, TRAIN, Instruction
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
 from server.rounds import Task, evaluate, run_rounds
-from simulations.grids import LocalGrid, RayGrid, _spread
+from simulations import grids
+from simulations.grids import FIRST_NODE, LocalGrid, RayGrid, RayHost, _spread
 from simulations.runner import simulate
 
 
@@ -77,26 +84,66 @@ def test_actor_killed_in_mid_round_is_replaced_and_the_result_is_the_same(ray_gr
     assert np.array_equal(undisturbed.weights, disturbed.weights)
 
 
+def use_host(host, monkeypatch):
+    """Let Ray's workers run a host of this file, which they cannot import."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(grids, "RayHost", host)
+
+
+class PoisonousHost(RayHost):
+    """A host whose process dies whenever it trains the site with the lowest node."""
+
+    def run(self, envelopes):
+        for envelope in envelopes:
+            if envelope.message_type == TRAIN and envelope.node == FIRST_NODE:
+                os._exit(1)
+        return super().run(envelopes)
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_site_that_kills_its_host_every_time_fails_alone_and_the_run_goes_on(
-    ray_grid, sites, study, monkeypatch
-):
-    """A host that dies again and again is given up; its sites are reported as lost."""
-    run = ray_grid._replace
-    ray_grid.kill_worker(0)
-
-    def replace_with_a_dead_one(workers):
-        run(workers)
-        for worker in workers:
-            ray_grid.kill_worker(worker)
-
-    monkeypatch.setattr(ray_grid, "_replace", replace_with_a_dead_one)
-    lost = [name for node, name in ray_grid.names.items() if ray_grid._worker_of[node] == 0]
-    records = []
-    result = run_rounds(task(ray_grid, study), on_round=lambda record, _: records.append(record))
+def test_site_that_kills_its_process_every_time_fails_alone(sites, study, monkeypatch):
+    use_host(PoisonousHost, monkeypatch)
+    grid = RayGrid(sites, 1)
+    try:
+        records = []
+        result = run_rounds(task(grid, study), on_round=lambda record, _: records.append(record))
+    finally:
+        grid.close()
     assert result.rounds == study.training.rounds
-    assert records[0]["failed"] == dict.fromkeys(sorted(lost), "the site's process was lost")
+    for record in records:
+        assert record["failed"] == {"ash": "the site's process was lost"}
+        assert record["answered"] == ["birch", "cedar", "elm"]
+
+
+class ExhaustedHost(RayHost):
+    """A host that cannot train, but lives."""
+
+    def run(self, envelopes):
+        if envelopes[0].message_type == TRAIN:
+            raise MemoryError
+        return super().run(envelopes)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_host_that_runs_out_of_memory_loses_its_sites_and_not_the_run(sites, study, monkeypatch):
+    use_host(ExhaustedHost, monkeypatch)
+    grid = RayGrid(sites, 1)
+    try:
+        records = []
+        result = run_rounds(task(grid, study), on_round=lambda record, _: records.append(record))
+    finally:
+        grid.close()
+    assert "0 of 4 sites" in result.lost_quorum
+    assert set(records[0]["failed"].values()) == {"the site's process was lost"}
+
+
+def test_ray_address_at_which_nobody_listens_is_refused_at_once(sites):
+    with pytest.raises(UserError, match="no Ray cluster answers"):
+        RayGrid(sites, 1, "127.0.0.1:9")
 
 
 @pytest.mark.slow
@@ -129,6 +176,34 @@ def test_deadline_that_has_passed_leaves_sites_unanswered(sites, study):
     )
     assert {answer.failure for answer in answers} == {"no reply before the deadline"}
     assert sorted(answer.site for answer in answers) == sorted(nodes)
+
+
+def test_deadline_stops_a_local_grid_between_two_sites(sites, study, monkeypatch):
+    grid = LocalGrid(sites)
+    app, started = grid._host._app, []
+
+    def slow(message, context):
+        started.append(context.node_id)
+        time.sleep(0.2)
+        return app(message, context)
+
+    monkeypatch.setattr(grid._host, "_app", slow)
+    nodes = {name: node for node, name in grid.names.items()}
+    records = dict.fromkeys(nodes, Instruction(study).to_records())
+    exchange = Exchange(grid, simulated=True)
+    answers = list(exchange.ask(DESCRIBE, records, nodes, deadline_seconds=0.3))
+    assert 1 <= len(started) < len(nodes)
+    assert [a.failure for a in answers].count("no reply before the deadline") == len(nodes) - len(
+        started
+    )
+
+
+def test_only_one_file_touches_flowers_internals():
+    root = Path(__file__).parents[2]
+    folders = ("federation", "clients", "server", "simulations", "wardround")
+    files = [file for folder in folders for file in (root / folder).rglob("*.py")]
+    private = re.compile(r"flwr\.(supercore|proto|common|supernode|superlink|simulation)\b")
+    assert [f.name for f in files if private.search(f.read_text())] == ["flower.py"]
 
 
 def test_sites_are_spread_by_size_largest_first(tmp_path):

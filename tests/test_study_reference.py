@@ -1,0 +1,131 @@
+"""The reference of the study file lists what there is, and its first study works."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from federation.study import Study, load_study
+from simulations.consortium import synthesize
+from simulations.runner import simulate
+
+PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
+COLUMNS = "| key | type | default | what it does |"
+
+
+def documented():
+    """Return (type, default, text) by dotted key, as the page's tables give them."""
+    found = {}
+    for section in re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE):
+        table = re.match(r"\[([a-z_.]+)\]\n", section)
+        if table is None:
+            continue
+        rows = section.split(COLUMNS)[1].strip().split("\n\n")[0].splitlines()[1:]
+        for row in rows:
+            key, kind, default, text = (cell.strip() for cell in row.strip("| ").split(" | "))
+            name = f"{table[1]}.{key.strip('`')}"
+            assert name not in found
+            found[name] = (kind, default.strip("`"), text)
+    return found
+
+
+def fields(model, path=()):
+    """Yield (dotted key, field) of every value that a study file can hold."""
+    for name, field in model.model_fields.items():
+        options = (field.annotation, *get_args(field.annotation))
+        nested = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if nested:
+            yield from fields(nested[0], (*path, name))
+        else:
+            yield ".".join((*path, name)), field
+
+
+FIELDS = dict(fields(Study))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The page's first study, as a file."""
+    file = tmp_path_factory.mktemp("study") / "first.toml"
+    file.write_text(re.search(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
+    return file
+
+
+def test_page_lists_every_key_of_every_section_and_no_other():
+    assert len(FIELDS) > 40
+    assert documented().keys() == FIELDS.keys()
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_page_gives_the_default_that_a_study_gets(first, key):
+    _, default, _ = documented()[key]
+    if FIELDS[key].is_required():
+        assert default == "required"
+        return
+    value = load_study(first, ["modalities.image={}", "modalities.text={}"]).model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    assert default == ("none" if value is None else json.dumps(value))
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_page_gives_the_choices_and_bounds_that_are_checked(key):
+    kind, _, text = documented()[key]
+    assert len(text) > 15
+    expected = {json.dumps(choice) for choice in choices(FIELDS[key].annotation)}
+    if key == "modalities.ehr.aggregates":  # listed in a table of their own
+        kind = " ".join(re.findall(r"^\| (`\"\w+\"`) \|", PAGE.read_text(), re.MULTILINE))
+    assert set(re.findall(r'"\w+"', kind)) == expected
+    stated = {float(number) for number in re.findall(r"`(\d+)`", kind)}
+    assert stated == set(bounds(FIELDS[key]))
+
+
+def choices(annotation):
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return {choice for argument in get_args(annotation) for choice in choices(argument)}
+
+
+def bounds(field):
+    """Yield the smallest and largest number allowed; of whole numbers, the ends included."""
+    options = (field.annotation, *get_args(field.annotation))
+    # PositiveInt | None keeps its type and bound inside.
+    whole = any(int in (option, *get_args(option)) for option in options)
+    inside = [bound for option in options for bound in getattr(option, "__metadata__", ())]
+    for bound in (*field.metadata, *inside):
+        for name, step in (("ge", 0), ("gt", 1), ("le", 0), ("lt", -1)):
+            limit = getattr(bound, name, None)
+            if limit is not None:
+                yield float(limit + step if whole else limit)
+
+
+def test_first_study_of_the_page_names_only_what_is_required(first):
+    study = load_study(first)
+    assert study.modalities.names == ("ehr",)
+    given = tomllib.loads(first.read_text())
+    assert given == {
+        "study": {"name": study.study.name},
+        "task": {"label": study.task.label},
+        "modalities": {"ehr": {}},
+    }
+
+
+def test_first_study_of_the_page_trains_on_synthetic_hospitals(first, tmp_path):
+    synthesize(tmp_path / "sites", sites=3, patients=60, seed=1, image_size=16)
+    study = load_study(first, ["training.rounds=2"])
+    simulate(study, tmp_path / "sites", tmp_path / "run", workers=0)
+    rounds = (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()
+    assert [len(json.loads(line)["answered"]) for line in rounds] == [3, 3]
+    assert load_study(tmp_path / "run" / "study.toml") == study
+
+
+def test_options_of_the_page_are_taken(first):
+    commands = re.findall(r"--set (?:'([^']+)'|([^'\s`]+))", PAGE.read_text())
+    overrides = [quoted or plain for quoted, plain in commands if "KEY" not in quoted + plain]
+    assert len(overrides) == 6
+    for override in overrides:
+        assert load_study(first, [override]).fingerprint != load_study(first).fingerprint
