@@ -26,7 +26,6 @@ from federation.messages import (
 from federation.models.build import FlatModel
 from federation.randomness import torch_generator
 from federation.study import Study
-from federation.vocabulary import agreed_vocabulary
 
 Handler = Callable[[Instruction, str, Site, Workbench], Reply]
 
@@ -44,7 +43,7 @@ def build_app(workbench: Workbench) -> ClientApp:
                 except ValueError:
                     raise TakesNoPart("not an instruction of this version") from None
                 site = workbench.site(file)
-                _check_vocabulary(instruction)
+                _check_vocabulary(instruction, workbench)
                 _check_policy(instruction, site)
                 return handler(instruction, file, site, workbench), site
 
@@ -189,13 +188,10 @@ def _check_patients_behind(study: Study, patients: int, site: Site) -> None:
         )
 
 
-def _check_vocabulary(instruction: Instruction) -> None:
+def _check_vocabulary(instruction: Instruction, workbench: Workbench) -> None:
     """A vocabulary is what the study says, so that the fingerprint covers what is asked."""
-    section = instruction.study.modalities.ehr
-    given = instruction.vocabulary
-    if section is None or section.vocabulary == "prepared":
-        return
-    if given is not None and given.canonical != agreed_vocabulary(section).canonical:
+    agreed, given = workbench.agreed_vocabulary(instruction.study), instruction.vocabulary
+    if agreed is not None and given is not None and given.canonical != agreed.canonical:
         raise TakesNoPart("not an instruction of this version")
 
 

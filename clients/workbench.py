@@ -17,7 +17,7 @@ from clients.site import Site, load_site
 from federation.errors import UserError
 from federation.models.build import FlatModel, build_model
 from federation.study import Study
-from federation.vocabulary import Vocabulary
+from federation.vocabulary import Vocabulary, agreed_vocabulary
 
 T = TypeVar("T")
 
@@ -73,6 +73,14 @@ class Workbench:
         """Return the site's patients for the study's task and split."""
         key = ("patients", file, repr(study.task), repr(study.split))
         return self._once(key, lambda: read_patients(self.site(file), study.task, study.split))
+
+    def agreed_vocabulary(self, study: Study) -> Vocabulary | None:
+        """Return the vocabulary that the study alone defines; None if it defines none."""
+        section = study.modalities.ehr
+        if section is None or section.vocabulary == "prepared":
+            return None
+        key = ("vocabulary", study.fingerprint)
+        return self._once(key, lambda: agreed_vocabulary(section))
 
     def cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
         """Return the site's patients as tensors."""

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import pandas as pd
 import pytest
 from pydantic import BaseModel
 
@@ -66,7 +67,8 @@ def test_page_gives_the_default_that_a_study_gets(first, key):
     if FIELDS[key].is_required():
         assert default == "required"
         return
-    value = load_study(first, ["modalities.image={}", "modalities.text={}"]).model_dump(mode="json")
+    bare = ["modalities={ehr={}, image={}, text={}}"]
+    value = load_study(first, bare).model_dump(mode="json")
     for part in key.split("."):
         value = value[part]
     assert default == ("none" if value is None else json.dumps(value))
@@ -103,15 +105,13 @@ def bounds(field):
                 yield float(limit + step if whole else limit)
 
 
-def test_first_study_of_the_page_names_only_what_is_required(first):
+def test_first_study_of_the_page_gives_ranges_beside_what_is_required_and_no_more(first):
     study = load_study(first)
-    assert study.modalities.names == ("ehr",)
     given = tomllib.loads(first.read_text())
-    assert given == {
-        "study": {"name": study.study.name},
-        "task": {"label": study.task.label},
-        "modalities": {"ehr": {}},
-    }
+    ranges = given.pop("modalities")["ehr"].pop("reference_ranges")
+    assert given == {"study": {"name": study.study.name}, "task": {"label": study.task.label}}
+    assert study.modalities.names == ("ehr",)
+    assert study.modalities.ehr.reference_ranges.keys() == ranges.keys()
 
 
 def test_first_study_of_the_page_trains_on_synthetic_hospitals(first, tmp_path):
@@ -121,6 +121,8 @@ def test_first_study_of_the_page_trains_on_synthetic_hospitals(first, tmp_path):
     rounds = (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()
     assert [len(json.loads(line)["answered"]) for line in rounds] == [3, 3]
     assert load_study(tmp_path / "run" / "study.toml") == study
+    events = pd.concat(pd.read_parquet(f) for f in tmp_path.glob("sites/*/data/meds/data/**/*"))
+    assert set(study.modalities.ehr.reference_ranges) <= set(events["code"])
 
 
 def test_options_of_the_page_are_taken(first):
