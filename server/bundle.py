@@ -1,9 +1,10 @@
 """The Flower app bundle that submits a study: a name and two references, no code.
 
-Flower sends a bundle to the SuperLink and from there to every SuperNode, which unpacks it before the
-installed packages and imports the components it names. Ours holds nothing but a ``pyproject.toml``, so
-those names resolve to the wardround that each party has installed. That is our restraint, not a
-protection of the hospital: a bundle with a ``clients/app.py`` of its own would be run there.
+Flower sends a bundle to the SuperLink and from there to every SuperNode, which unpacks it before
+the installed packages and imports the components it names. Ours holds nothing but a
+``pyproject.toml``, so those names resolve to the wardround that each party has installed. That is
+our restraint, not a protection of the hospital: a bundle with a ``clients/app.py`` of its own would
+be run there.
 """
 
 from __future__ import annotations
