@@ -170,9 +170,12 @@ def _draw_key(path: Path) -> None:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(KEY_BYTES))
-    with contextlib.suppress(FileExistsError):
-        os.link(draft, path)
-    draft.unlink()
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    except OSError:  # a file system without hard links
+        draft.replace(path)
+    draft.unlink(missing_ok=True)
 
 
 def _existing(file: Path, field: str, given: str, what: str, folder: bool = True) -> Path:

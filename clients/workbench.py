@@ -61,8 +61,6 @@ class Workbench:
     """Opens sites, reads their cohorts and builds models, each once."""
 
     def __init__(self) -> None:
-        # One thread: more of them contend in simulation, and would change the last bits.
-        torch.set_num_threads(1)
         self._kept: dict[tuple[Any, ...], Any] = {}
 
     def site(self, file: str) -> Site:
@@ -95,7 +93,7 @@ class Workbench:
     ) -> FlatModel:
         """Return the study's model; its weights are whatever was loaded last."""
         key = ("model", study.fingerprint, vocabulary and vocabulary.canonical, str(device))
-        return self._once(key, lambda: build_model(study, vocabulary, device))
+        return self._once(key, lambda: _on_one_thread(study, vocabulary, device))
 
     def _read_cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
         site, patients = self.site(file), self.patients(file, study)
@@ -126,6 +124,12 @@ class Workbench:
         if key not in self._kept:
             self._kept[key] = make()
         return cast(T, self._kept[key])
+
+
+def _on_one_thread(study: Study, vocabulary: Vocabulary | None, device: torch.device) -> FlatModel:
+    """Build a model in a process of one thread: more contend, and would change the last bits."""
+    torch.set_num_threads(1)
+    return build_model(study, vocabulary, device)
 
 
 def choose_device(site: Site) -> torch.device:

@@ -6,7 +6,6 @@ process group started here is ended here, and nothing is written outside the fol
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import signal
@@ -22,15 +21,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import tomli_w
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from credentials import write_certificates, write_node_key
 
+from federation.flower import OFFLINE
 from server.bundle import write_bundle
 
 CONSORTIUM = "consortium"
@@ -40,10 +36,7 @@ POLL_SECONDS = 0.1
 # Without these flwr calls home, and runs `uv sync` for every app. The last one shortens the wait
 # for an app process from 1 s; the two polls of 3 s (SuperNode, `send_and_receive`) are fixed.
 ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    **OFFLINE,
     "PYTHONUNBUFFERED": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
 }
@@ -192,9 +185,6 @@ def deployment(
                 _signal(service.process.pid, signal.SIGTERM)
 
 
-# Processes
-
-
 @dataclass(frozen=True)
 class Service:
     """A process, started as the leader of its own group, and where it logs."""
@@ -320,94 +310,3 @@ def _write_connection(home: Path, address: str, root: Path) -> None:
     connection = {"address": address, "root-certificates": str(root.resolve())}
     config = {"superlink": {"default": CONSORTIUM, CONSORTIUM: connection}}
     (home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
-
-
-# Certificates and keys
-
-
-def write_certificates(folder: Path) -> Path:
-    """A certificate authority and a server certificate for this machine, valid for a day.
-
-    Writes `ca.crt`, `server.crt` and `server.key`; the authority's key is thrown away.
-    """
-    folder.mkdir(parents=True)
-    authority, server = ec.generate_private_key(ec.SECP256R1()), _new_key(ec.SECP256R1())
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Wardround test authority")])
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    signs = x509.KeyUsage(
-        key_cert_sign=True,
-        crl_sign=True,
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    names = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        x509.IPAddress(ipaddress.ip_address("::1")),
-    ]
-    identifier = x509.SubjectKeyIdentifier.from_public_key(authority.public_key())
-    issued_by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-    ca = (
-        _certificate(issuer, issuer, authority.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(signs, critical=True)
-        .add_extension(identifier, critical=False)
-        .sign(authority, hashes.SHA256())
-    )
-    certificate = (
-        _certificate(subject, issuer, server.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(issued_by, critical=False)
-        .sign(authority, hashes.SHA256())
-    )
-    (folder / "ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    (folder / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    _write_private(folder / "server.key", server, serialization.PrivateFormat.PKCS8)
-    return folder
-
-
-def write_node_key(folder: Path, name: str) -> Path:
-    """A SuperNode's key pair as `ssh-keygen -t ecdsa -b 384` writes it; the private key's path."""
-    folder.mkdir(parents=True)
-    key = _new_key(ec.SECP384R1())
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    (folder / "node.pub").write_bytes(public + f" {name}\n".encode())
-    return _write_private(folder / "node", key, serialization.PrivateFormat.OpenSSH)
-
-
-def _new_key(curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(curve)
-
-
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=1))
-    )
-
-
-def _write_private(
-    path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat
-) -> Path:
-    path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    )
-    return path
