@@ -10,6 +10,7 @@ import itertools
 import logging
 import socket
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,15 +110,16 @@ class SimulatedGrid(Grid):
         end = None if timeout is None else time.monotonic() + timeout
         yield from self._answer(self._stamped(messages), end)
 
+    @abstractmethod
     def inspect(self, study: Study) -> list[Inspection]:
         """Read every site's cohort, and report what was excluded or cannot be read."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Release what the grid holds."""
 
+    @abstractmethod
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
-        raise NotImplementedError
+        """Answer messages, yielding replies as they come, until the time ``end``."""
 
     def _stamped(self, messages: Iterable[Message]) -> list[Message]:
         stamped = list(messages)
