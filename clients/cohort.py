@@ -18,10 +18,10 @@ from clients.site import Site
 from clients.sources import meds
 from federation.errors import UserError
 from federation.study import Split, SplitSection, TaskSection
+from federation.subgroups import UNKNOWN
 from federation.vocabulary import AGE
 
 SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
-UNKNOWN = "unknown"
 AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (200, "80+"))
 HOURS_PER_YEAR = 24 * 365.25
 OLDEST = 120

@@ -14,7 +14,6 @@ from pydantic import Field, PositiveFloat
 from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
 
-SUBGROUP_ATTRIBUTES = ("sex", "age_band", "ethnicity")
 KEY_BYTES = 32
 
 

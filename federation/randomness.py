@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
 
@@ -23,11 +21,6 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     """
     text = "/".join([str(seed), *(str(part) for part in purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """Return NumPy's generator for one purpose."""
-    return np.random.default_rng(derive_seed(seed, *purpose))
 
 
 def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:

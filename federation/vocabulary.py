@@ -104,11 +104,6 @@ class Vocabulary:
         hashed = [len(self.codes) + bucket_of(piece, self.buckets) for piece in pieces(code)]
         return tuple(dict.fromkeys(hashed)), hashed[-1]
 
-    def scale_value(self, code: str, value: float) -> float:
-        """Scale one value; without a known range, asinh tames it."""
-        scale = self.scales.get(code)
-        return math.asinh(value) / 3 if scale is None else (value - scale.center) / scale.width
-
     @cached_property
     def _index(self) -> Mapping[str, int]:
         return {code: place for place, code in enumerate(self.codes)}

@@ -139,8 +139,8 @@ def _vocabulary(
         return None
     if section.vocabulary != "prepared":
         vocabulary = agreed_vocabulary(section)
-    elif folder.resumed and (folder.path / "prepared.json").exists():
-        vocabulary = Vocabulary.from_json(folder.read_json("prepared.json")["canonical"])
+    elif folder.resumed and (kept := folder.read_vocabulary()) is not None:
+        vocabulary = kept
     else:
         progress.tell("prepare: the sites count codes and values")
         nodes = exchange.sites()
@@ -156,7 +156,6 @@ def _vocabulary(
         vocabulary = fitted_vocabulary(section, [counted[site] for site in sorted(counted)])
         if not vocabulary.places:
             raise NoUsableModel("prepare: no site has a code that enough patients share.")
-        folder.write_json("prepared.json", {"canonical": vocabulary.canonical})
     folder.write_vocabulary(vocabulary)
     return vocabulary
 

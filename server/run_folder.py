@@ -18,11 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 from federation.errors import UserError
 from federation.study import Study, load_study
-from federation.vocabulary import Vocabulary
+from federation.vocabulary import Scale, Vocabulary
 
 PACKAGES = ("wardround", "flwr", "ray", "torch", "opacus", "pydicom", "numpy", "pandas", "pyarrow")
 WEIGHTS = "model.safetensors"
 FLAT = "flat"
+VOCABULARY, NORMALISATION = "vocabulary.json", "normalisation.json"
+FORMULA = "(value - center) / width"
 CUT_SHORT = 2**31
 """The round of a line that a crash cut short."""
 
@@ -64,17 +66,6 @@ class RunFolder:
         """Write one JSON document; numbers that are not finite are a bug and raise."""
         self._write(name, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """Read one JSON document.
-
-        Raises:
-            UserError: if it is missing or damaged.
-        """
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UserError(self.path / name, "missing or damaged") from None
-
     def append_round(self, record: Mapping[str, Any]) -> None:
         """Add one line to rounds.jsonl."""
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
@@ -98,11 +89,26 @@ class RunFolder:
 
     def write_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Keep the codes and their scaling in the two files that a later user needs."""
+        places = {"codes": list(vocabulary.codes), "buckets": vocabulary.buckets}
         scales = {code: [s.center, s.width] for code, s in sorted(vocabulary.scales.items())}
-        self.write_json(
-            "vocabulary.json", {"codes": list(vocabulary.codes), "buckets": vocabulary.buckets}
-        )
-        self.write_json("normalisation.json", {"(value - center) / width": scales})
+        self.write_json(VOCABULARY, places)
+        self.write_json(NORMALISATION, {FORMULA: scales})
+
+    def read_vocabulary(self) -> Vocabulary | None:
+        """Return what ``write_vocabulary`` kept; None if it did not come that far.
+
+        Raises:
+            UserError: if a file is damaged.
+        """
+        if not (self.path / NORMALISATION).exists():  # the second of the two
+            return None
+        try:
+            places = json.loads((self.path / VOCABULARY).read_text(encoding="utf-8"))
+            scales = json.loads((self.path / NORMALISATION).read_text(encoding="utf-8"))[FORMULA]
+            known = {code: Scale(*pair) for code, pair in scales.items()}
+            return Vocabulary(tuple(places["codes"]), known, places["buckets"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(self.path / VOCABULARY, "it or its normalisation is damaged") from None
 
     def write_environment(self, details: Mapping[str, Any]) -> None:
         """Keep versions, machine and git commit with what the caller knows."""

@@ -64,7 +64,6 @@ class FlatModel:
     def __init__(self, module: MultimodalModel):
         self.module = module
         named = list(module.named_parameters())
-        self.names = [name for name, _ in named]
         flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in named])
         self.vector = nn.Parameter(flat, requires_grad=False)
         self.vector.grad = torch.zeros_like(flat)

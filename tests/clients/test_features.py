@@ -61,7 +61,12 @@ def slow_ehr(patients, section, vocabulary):
             for place in marked:
                 value = event.numeric_value if place == valued else math.nan
                 if not math.isnan(value):
-                    value = vocabulary.scale_value(event.code, float(value))
+                    scale = vocabulary.scales.get(event.code)
+                    value = (
+                        math.asinh(value) / 3
+                        if scale is None
+                        else (value - scale.center) / scale.width
+                    )
                     value = min(max(value, -LARGEST_VALUE), LARGEST_VALUE)
                 found[place].append((event.hours_before, value))
                 present[row] = True

@@ -277,7 +277,7 @@ def test_per_sample_gradients_of_torch_func_equal_a_loop(build, fusion):
         return binary_cross_entropy_with_logits(logits, label.unsqueeze(0))
 
     found = vmap(grad(loss), in_dims=(None, 0, 0, 0))(parameters, inputs, present, labels)
-    flat = torch.cat([found[name].reshape(PATIENTS, -1) for name in model.names], dim=1)
+    flat = torch.cat([found[name].reshape(PATIENTS, -1) for name in model.named_arrays()], dim=1)
     expected = per_sample_by_loop(model, inputs, present, labels)
     torch.testing.assert_close(flat, expected, rtol=1e-4, atol=1e-6)
 

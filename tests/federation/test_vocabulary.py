@@ -127,14 +127,6 @@ def test_reference_ranges_go_before_fitted_scales():
     section = EhrSection(vocabulary="prepared", reference_ranges={"X": (0.0, 10.0)}, age=False)
     vocabulary = fitted_vocabulary(section, [{"X": moments(20, [100.0, 200.0])}])
     assert vocabulary.scales["X"] == Scale(5.0, 5.0)
-    assert vocabulary.scale_value("X", 10.0) == 1.0
-
-
-def test_value_without_a_range_is_tamed_symmetrically():
-    vocabulary = Vocabulary((), {}, 4)
-    assert vocabulary.scale_value("X", 0.0) == 0.0
-    assert vocabulary.scale_value("X", -1e6) == -vocabulary.scale_value("X", 1e6)
-    assert 4 < vocabulary.scale_value("X", 1e6) < 6
 
 
 @given(

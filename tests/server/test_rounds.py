@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from federation.errors import NoUsableModel, Refused, UserError
 from federation.messages import TRAIN, Reply
 from federation.models.build import build_model
-from federation.vocabulary import agreed_vocabulary
+from federation.vocabulary import Scale, Vocabulary, agreed_vocabulary
 from server.coordinator import Progress, run_study
 from server.exchange import Exchange
 from server.rounds import Task, run_rounds
@@ -393,6 +393,14 @@ def test_missing_modality_and_folders_without_a_site_are_warned_of(
     outcome = simulate(study, tmp_path / "sites", tmp_path / "run", workers=0)
     assert any("The folder three was skipped" in warning for warning in outcome.warnings)
     assert any("No site has a patient with image" in warning for warning in outcome.warnings)
+
+
+def test_vocabulary_reads_back_from_the_run_folder_exactly(tmp_path, make_study):
+    folder = RunFolder(tmp_path / "run", make_study())
+    assert folder.read_vocabulary() is None
+    vocabulary = Vocabulary(("LAB//CRP", "SEX//F"), {"LAB//CRP": Scale(0.1 + 0.2, 1 / 3)}, 7)
+    folder.write_vocabulary(vocabulary)
+    assert folder.read_vocabulary() == vocabulary
 
 
 def test_checkpoint_of_round_ten_thousand_is_newer_than_that_before(tmp_path, make_study):

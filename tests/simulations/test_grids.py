@@ -84,12 +84,18 @@ def test_actor_killed_in_mid_round_is_replaced_and_the_result_is_the_same(ray_gr
     assert np.array_equal(undisturbed.weights, disturbed.weights)
 
 
-def use_host(host, monkeypatch):
-    """Let Ray's workers run a host of this file, which they cannot import."""
+def rounds_on(host, sites, study, monkeypatch):
+    """Run the rounds on one Ray worker with a host of this file, which Ray cannot import."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(grids, "RayHost", host)
+    grid, records = RayGrid(sites, 1), []
+    try:
+        done = run_rounds(task(grid, study), on_round=lambda record, _: records.append(record))
+    finally:
+        grid.close()
+    return done, records
 
 
 class PoisonousHost(RayHost):
@@ -105,13 +111,7 @@ class PoisonousHost(RayHost):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_site_that_kills_its_process_every_time_fails_alone(sites, study, monkeypatch):
-    use_host(PoisonousHost, monkeypatch)
-    grid = RayGrid(sites, 1)
-    try:
-        records = []
-        result = run_rounds(task(grid, study), on_round=lambda record, _: records.append(record))
-    finally:
-        grid.close()
+    result, records = rounds_on(PoisonousHost, sites, study, monkeypatch)
     assert result.rounds == study.training.rounds
     for record in records:
         assert record["failed"] == {"ash": "the site's process was lost"}
@@ -130,13 +130,7 @@ class ExhaustedHost(RayHost):
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_host_that_runs_out_of_memory_loses_its_sites_and_not_the_run(sites, study, monkeypatch):
-    use_host(ExhaustedHost, monkeypatch)
-    grid = RayGrid(sites, 1)
-    try:
-        records = []
-        result = run_rounds(task(grid, study), on_round=lambda record, _: records.append(record))
-    finally:
-        grid.close()
+    result, records = rounds_on(ExhaustedHost, sites, study, monkeypatch)
     assert "0 of 4 sites" in result.lost_quorum
     assert set(records[0]["failed"].values()) == {"the site's process was lost"}
 
