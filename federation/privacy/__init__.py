@@ -1,0 +1,1 @@
+"""Differential privacy: accounting, clipped sums, noise. What a reviewer recomputes starts here."""
