@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from clients.budget import UnfitTerms, check_terms, note_unprotected, spend, spent_so_far
 from clients.evaluation import evaluate_locally
 from clients.features import code_moments
+from clients.ledger import Head, Ledger
 from clients.outbound import CODE, TakesNoPart, guarded, suppressed
 from clients.site import Site
-from clients.training import train_locally
-from clients.workbench import Workbench, choose_device
+from clients.training import LocalResult, plain_gradients, private_gradients, train_locally
+from clients.workbench import Cohort, Workbench, choose_device
 from federation.errors import Refused
 from federation.messages import (
     DescribeBody,
@@ -21,11 +25,14 @@ from federation.messages import (
     PrepareBody,
     Reply,
     SmallCount,
+    SpentBody,
     TrainBody,
 )
-from federation.models.build import FlatModel
+from federation.models.build import FlatModel, Vector
 from federation.randomness import torch_generator
 from federation.study import Study
+
+logger = logging.getLogger("wardround.site")
 
 Handler = Callable[[Instruction, str, Site, Workbench], Reply]
 
@@ -36,7 +43,7 @@ def build_app(workbench: Workbench) -> ClientApp:
 
     def answer(handler: Handler) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
-            def produce() -> tuple[Reply, Site]:
+            def produce() -> tuple[Reply, Site, Study]:
                 file = str(context.node_config["site"])
                 try:
                     instruction = Instruction.from_records(message.content)
@@ -45,7 +52,7 @@ def build_app(workbench: Workbench) -> ClientApp:
                 site = workbench.site(file)
                 _check_vocabulary(instruction, workbench)
                 _check_policy(instruction, site)
-                return handler(instruction, file, site, workbench), site
+                return handler(instruction, file, site, workbench), site, instruction.study
 
             return Message(guarded(produce), reply_to=message)
 
@@ -76,19 +83,24 @@ def describe(instruction: Instruction, file: str, site: Site, workbench: Workben
         hidden = "suppressed" in (*splits.values(), *(suppressed(n, minimum) for n in told))
         return "suppressed" if hidden else present
 
-    noticed = {**patients.notices, **cohort.unusable}
+    # Under differential privacy no count over training patients leaves, but their number.
+    private = instruction.study.privacy.mechanism == "dp_sgd"
+    noticed = {} if private else {**patients.notices, **cohort.unusable}
+    present = {name: int(m.present.sum()) for name, m in cohort.modalities.items()}
     return Reply(
         "ok",
         DescribeBody.model_validate(
             {
                 "patients": splits,
                 "modalities": {
-                    name: of_all(int(m.present.sum())) for name, m in cohort.modalities.items()
+                    name: ("suppressed" if site.offers(name) else 0) if private else of_all(count)
+                    for name, count in present.items()
                 },
                 "excluded": counts(patients.excluded),
                 "notices": {name: of_all(count) for name, count in sorted(noticed.items())},
                 "minimum_cell": minimum,
                 "score_bins": site.policy.score_bins,
+                "counted": not private,
             }
         ),
     )
@@ -112,32 +124,116 @@ def prepare(instruction: Instruction, file: str, site: Site, workbench: Workbenc
 
 def train(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
     """Train locally and answer with the update."""
-    study = instruction.study
-    cohort = workbench.cohort(file, study, instruction.vocabulary)
+    private = instruction.study.privacy.mechanism == "dp_sgd"
+    if private:
+        _check_witness(instruction, site, workbench.ledger(file))  # before any data is read
+    cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
     rows = cohort.patients.splits["train"]
     if len(rows) == 0:
         raise TakesNoPart("no training patients")
-    minimum = site.policy.minimum_cell
-    if len(rows) < minimum:
+    if len(rows) < site.policy.minimum_cell:
         raise TakesNoPart("fewer training patients than the site's minimum_cell")
-    _check_patients_behind(study, len(rows), site)
+    _check_patients_behind(instruction.study, len(rows), site)
     model = _model(instruction, site, workbench)
+    if private:
+        return _train_privately(instruction, file, site, workbench, model, cohort)
+    if workbench.keeps_unprotected:
+        note_unprotected(instruction, _request(instruction), len(rows), workbench.ledger(file))
+    return _train_plainly(instruction, site, model, cohort)
+
+
+def _train_plainly(instruction: Instruction, site: Site, model: FlatModel, cohort: Cohort) -> Reply:
+    study, minimum = instruction.study, site.policy.minimum_cell
+    rows = cohort.patients.splits["train"]
     before = model.weights()
     generator = torch_generator(
         study.study.seed, "training", site.name, instruction.model, instruction.round
     )
-    result = train_locally(model, cohort, study, generator)
+    result = train_locally(model, study, plain_gradients(model, cohort, study, generator))
     behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
     behind["fusion"] = len(rows)
     weights = {part.name: _weight(behind[part.name], len(rows), minimum) for part in model.parts}
+    return _trained(model, before, weights, result)
+
+
+def _train_privately(
+    instruction: Instruction,
+    file: str,
+    site: Site,
+    workbench: Workbench,
+    model: FlatModel,
+    cohort: Cohort,
+) -> Reply:
+    """Pay for the round, train it, and answer; what was answered before is answered again."""
+    study, ledger, request = instruction.study, workbench.ledger(file), _request(instruction)
+    patients = len(cohort.patients.splits["train"])
+    randomness = workbench.randomness(
+        study.study.seed, site.name, instruction.model, instruction.round
+    )
+    run, name = instruction.run, instruction.model
+    if not randomness.seeded and (said := workbench.replies(file).find(run, name, request)):
+        return said
+    clipped = workbench.clipped(study, model)
+    try:
+        check_terms(study, patients, site)
+        segment = spend(instruction, request, patients, site, ledger, randomness.seeded)
+    except UnfitTerms as error:
+        logger.error("%s", error)
+        raise TakesNoPart("the study's privacy terms do not fit the site") from None
+    before = model.weights()
+    result = train_locally(
+        model, study, private_gradients(model, clipped, cohort, study, segment, randomness)
+    )
+    weights = {
+        part.name: patients if part.name == "fusion" or site.offers(part.name) else 0
+        for part in model.parts
+    }
+    spent = spent_so_far(instruction, patients, ledger)
+    reply = _trained(model, before, weights, result, spent)
+    if not randomness.seeded:
+        workbench.replies(file).keep(run, name, request, reply)
+    return reply
+
+
+def _trained(
+    model: FlatModel,
+    before: Vector,
+    weights: Mapping[str, int],
+    result: LocalResult,
+    spent: SpentBody | None = None,
+) -> Reply:
     body = TrainBody.model_validate(
-        {"loss": result.loss, "steps": result.steps, "patients": weights}
+        {"loss": result.loss, "steps": result.steps, "patients": weights, "spent": spent}
     )
     update = model.weights() - before
     for part in model.parts:
         if not weights[part.name]:
             update[part.start : part.stop] = 0  # too few patients moved it to let it leave
     return Reply("ok", body, update=update)
+
+
+def _request(instruction: Instruction) -> str:
+    """Return a digest of all that decides a round at a site."""
+    assert instruction.weights is not None
+    parts = (instruction.run, instruction.study.fingerprint, instruction.model, instruction.round)
+    digest = hashlib.sha256("/".join(map(str, parts)).encode())
+    digest.update(np.ascontiguousarray(instruction.weights).tobytes())
+    return digest.hexdigest()
+
+
+def _check_witness(instruction: Instruction, site: Site, ledger: Ledger) -> None:
+    """Refuse if the ledger is not the one of which the coordinator was told, or a longer one."""
+    witness = instruction.witness
+    if witness is not None and not ledger.extends(Head(witness.length, witness.hash)):
+        logger.error(
+            "%s: the coordinator has seen this site's privacy ledger with %s lines, and they are "
+            "not the ones that are there now (%s). Was an older copy restored, or a copy used "
+            "elsewhere? What its patients have spent since is not known here.",
+            site.state,
+            witness.length,
+            ledger.head().length,
+        )
+        raise TakesNoPart("the site's privacy ledger does not extend the one that was witnessed")
 
 
 def _weight(holders: int, patients: int, minimum: int) -> int:
@@ -196,10 +292,13 @@ def _check_vocabulary(instruction: Instruction, workbench: Workbench) -> None:
 
 
 def _check_policy(instruction: Instruction, site: Site) -> None:
-    if site.policy.require_privacy and instruction.study.privacy.mechanism == "none":
+    mechanism = instruction.study.privacy.mechanism
+    if site.policy.require_privacy and mechanism != "dp_sgd":
+        why = "trains without differential privacy"
+        if mechanism == "central":
+            why = "adds noise at the coordinator only, who sees this site's updates without"
         raise Refused(
-            f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} trains "
-            "without differential privacy."
+            f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} {why}."
         )
 
 

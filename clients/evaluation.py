@@ -51,7 +51,7 @@ def evaluate_locally(
 def predict(model: FlatModel, cohort: Cohort, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return predicted risks in [0, 1], (rows,) float64."""
     model.module.eval()
-    device = model.vector.device
+    device = model.device
     with torch.no_grad():
         logits = [
             model.module(*cohort.inputs(chunk, device)).double().cpu()

@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import RecordDict
 
 from clients.site import PolicySection, Site
-from federation.errors import Refused, UserError
+from federation.errors import BudgetSpent, Refused, UserError
 from federation.messages import (
     DescribeBody,
     EvaluateBody,
@@ -27,6 +27,7 @@ from federation.messages import (
     TrainBody,
 )
 from federation.metrics.summary import ScoreSummary
+from federation.study import Study
 
 logger = logging.getLogger("wardround.site")
 
@@ -46,14 +47,17 @@ class GateClosed(Exception):
     """Something was about to leave that must not."""
 
 
-def guarded(answer: Callable[[], tuple[Reply, Site]]) -> RecordDict:
+def guarded(answer: Callable[[], tuple[Reply, Site, Study]]) -> RecordDict:
     """Produce a site's reply and let it pass, or replace it by a status if anything is wrong."""
     try:
-        reply, site = answer()
-        check(reply, site.policy)
+        reply, site, study = answer()
+        check(reply, site.policy, study.privacy.mechanism == "dp_sgd")
         return reply.to_records()
     except TakesNoPart as reason:
         return Reply(reason.status).to_records()
+    except BudgetSpent as refusal:
+        logger.warning("refused: %s", refusal)
+        return Reply("the privacy budget of the site's patients does not allow it").to_records()
     except Refused as refusal:
         logger.warning("refused: %s", refusal)
         return Reply("refused by the site's policy").to_records()
@@ -65,10 +69,16 @@ def guarded(answer: Callable[[], tuple[Reply, Site]]) -> RecordDict:
         return Reply("the site failed").to_records()
 
 
-def check(reply: Reply, policy: PolicySection) -> None:
+def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:
     """Refuse a reply that would tell of fewer patients than the site allows.
 
     The names and reasons in a body are from closed lists by its schema (federation/messages.py).
+
+    Args:
+        reply: about to leave.
+        policy: the site's.
+        private: whether the study promises differential privacy at the site; then nothing leaves
+            that it does not cover.
 
     Raises:
         GateClosed: naming the rule.
@@ -81,6 +91,8 @@ def check(reply: Reply, policy: PolicySection) -> None:
         raise GateClosed("an update is a float32 vector")
     if isinstance(reply.body, TrainBody):
         _check_counts(reply.body.patients.values(), policy)
+    if private:
+        _check_private(reply)
     if isinstance(reply.body, EvaluateBody):
         for cell in reply.body.cells.values():
             _check_cell(cell, policy)
@@ -93,6 +105,23 @@ def check(reply: Reply, policy: PolicySection) -> None:
             if not CODE.fullmatch(code):
                 raise GateClosed("not a code")
             _check_counts((patients, values), policy)
+
+
+def _check_private(reply: Reply) -> None:
+    body = reply.body
+    if isinstance(body, TrainBody):
+        if body.spent is None:
+            raise GateClosed("an update that the ledger does not know")
+        if body.loss is not None:
+            raise GateClosed("a training loss under differential privacy")
+        if len({patients for patients in body.patients.values() if patients}) > 1:
+            raise GateClosed("how many patients have a modality, under differential privacy")
+    if isinstance(body, PrepareBody):
+        raise GateClosed("codes under differential privacy")
+    if isinstance(body, DescribeBody):
+        told = any(isinstance(count, int) and count for count in body.modalities.values())
+        if told or body.notices or body.counted:
+            raise GateClosed("counts over training patients under differential privacy")
 
 
 def _check_counts(counts: Iterable[SmallCount], policy: PolicySection) -> None:

@@ -60,8 +60,8 @@ class DataSection(Section):
 class PolicySection(Section):
     """What the site allows to leave, and on which terms it takes part.
 
-    ``unit``, ``epsilon_per_patient``, ``delta`` and ``approve`` are accepted for later: nothing
-    reads them yet, so they have no effect.
+    ``epsilon_per_patient`` at ``delta`` caps what all studies together may spend on a patient, by
+    the site's ledger. ``approve`` is accepted for later: nothing reads it yet.
     """
 
     minimum_cell: int = Field(default=10, gt=0, le=1_000_000)
@@ -101,6 +101,15 @@ class Site:
     def policy(self) -> PolicySection:
         """The site's policy."""
         return self.settings.policy
+
+    def offers(self, modality: str) -> bool:
+        """Return whether the site file names a source of a modality; of no patient in particular.
+
+        Events are always there.
+        """
+        data = self.settings.data
+        sources = {"ehr": data.events, "image": data.images, "text": data.notes}
+        return sources[modality] is not None
 
     def patient_key(self) -> bytes:
         """Return the key under which patients are hashed; drawn on first use, never sent."""

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from federation.privacy.layers import UnfitForPrivacy
 from torch import Tensor
 
 from clients.cohort import Patients, read_patients
 from clients.features import ModalityTensor, ehr_tensor, image_tensor, text_tensor
+from clients.ledger import Ledger, site_ledger
+from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from federation.errors import UserError
 from federation.models.build import FlatModel, build_model
+from federation.models.losses import patient_losses
+from federation.privacy.clipping import ClippedSum, clipped_sum
+from federation.privacy.noise import OperatingSystem, Randomness
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
 
@@ -58,10 +64,28 @@ class Cohort:
 
 
 class Workbench:
-    """Opens sites, reads their cohorts and builds models, each once."""
+    """Opens sites, reads their cohorts and builds models, each once.
+
+    Attributes:
+        keeps_unprotected: whether training without differential privacy is noted in the ledger.
+    """
+
+    keeps_unprotected = True
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], Any] = {}
+
+    def randomness(self, seed: int, *purpose: str | int) -> Randomness:
+        """Return where a private round's draws come from; the seed is a simulation's only."""
+        return OperatingSystem()
+
+    def ledger(self, file: str) -> Ledger:
+        """Return the site's privacy ledger, open."""
+        return self._once(("ledger", file), lambda: site_ledger(self.site(file)))
+
+    def replies(self, file: str) -> StoredReplies:
+        """Return the replies that the site keeps."""
+        return StoredReplies(self.site(file).state / "replies")
 
     def site(self, file: str) -> Site:
         """Return the site of a site file."""
@@ -94,6 +118,24 @@ class Workbench:
         """Return the study's model; its weights are whatever was loaded last."""
         key = ("model", study.fingerprint, vocabulary and vocabulary.canonical, str(device))
         return self._once(key, lambda: _on_one_thread(study, vocabulary, device))
+
+    def clipped(self, study: Study, model: FlatModel) -> ClippedSum:
+        """Return what sums the model's clipped gradients; the model is checked to bear it.
+
+        Raises:
+            UserError: naming the layer that does not.
+        """
+        privacy = study.privacy
+
+        def make() -> ClippedSum:
+            try:
+                return clipped_sum(
+                    model, patient_losses, privacy.max_grad_norm, privacy.clipped_sum
+                )
+            except (UnfitForPrivacy, ValueError) as error:
+                raise UserError("the study's model", str(error), field="modalities") from None
+
+        return self._once(("clipped", study.fingerprint, id(model)), make)
 
     def _read_cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
         site, patients = self.site(file), self.patients(file, study)

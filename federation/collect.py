@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from federation.errors import WardroundError
-from federation.messages import Reply, TrainBody
-from federation.reduce import LARGEST_TOTAL_WEIGHT, Part, UpdateRejected, WeightedSum, screen
+from federation.messages import Reply, TrainBody, Vector
+from federation.reduce import (
+    LARGEST_TOTAL_WEIGHT,
+    Part,
+    UpdateRejected,
+    WeightedSum,
+    clipped,
+    screen,
+)
 from federation.study import StrategySection
 
 
@@ -16,10 +23,12 @@ class UpdateSum:
     Args:
         parts: the parts of the model's flat vector.
         strategy: says how sites are weighed and which norm is too large.
+        clip: norm to which each update is clipped, under central privacy; each site then counts
+            once in every part of the model, whether or not it moved that part.
     """
 
-    def __init__(self, parts: Sequence[Part], strategy: StrategySection):
-        self._strategy = strategy
+    def __init__(self, parts: Sequence[Part], strategy: StrategySection, clip: float | None = None):
+        self._strategy, self._clip = strategy, clip
         self.total = WeightedSum.zeros(parts)
 
     def take(self, reply: Reply) -> str:
@@ -36,10 +45,18 @@ class UpdateSum:
             if reply.update is not None:
                 assert isinstance(reply.body, TrainBody)
                 screen(reply.update, len(self.total.values), self._strategy.maximum_update_norm)
-                self.total.add(reply.update, self._weights(reply.body))
+                self._add(reply.update, reply.body)
         except UpdateRejected as reason:
             return str(reason)
         return ""
+
+    def _add(self, update: Vector, body: TrainBody) -> None:
+        if self._clip is None:
+            self.total.add(update, self._weights(body))
+            return
+        short, within = clipped(update, self._clip)
+        self.total.add(short, dict.fromkeys(self.total.weights, 1))
+        self.total.within += within
 
     def _merge(self, partial: WeightedSum) -> None:
         try:

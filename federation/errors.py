@@ -54,3 +54,7 @@ class Refused(WardroundError):
     """A site's policy or budget does not allow what was asked."""
 
     exit_code = 4
+
+
+class BudgetSpent(Refused):
+    """What is left of the privacy budget of a site's patients does not allow what was asked."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -28,6 +29,8 @@ from federation.vocabulary import CodeMoments, Vocabulary
 Vector = NDArray[np.float32]
 
 FEDERATED = "federated"
+RUN_ID = re.compile(r"[0-9a-f]{0,64}")
+MODEL = re.compile(r"[a-z0-9:_-]{1,140}")
 
 DESCRIBE, PREPARE, TRAIN, EVALUATE = "query.describe", "query.prepare", "train", "evaluate"
 """Message types, as Flower routes them."""
@@ -39,11 +42,20 @@ Status = Literal[
     "no patients in this split",
     "fewer patients than the site's minimum_cell",
     "refused by the site's policy",
+    "the privacy budget of the site's patients does not allow it",
+    "the study's privacy terms do not fit the site",
+    "the site's privacy ledger does not extend the one that was witnessed",
     "the site's files need attention",
     "the site failed",
     "not an instruction of this version",
 ]
 """All that a site ever says about a failure; the details stay in its own log."""
+
+REFUSALS: tuple[Status, ...] = (
+    "refused by the site's policy",
+    "the privacy budget of the site's patients does not allow it",
+)
+"""A site that answers so could have done what was asked, and its rules forbid it."""
 
 Reason = Literal[
     "no label",
@@ -92,6 +104,8 @@ WithheldReason = Annotated[
     str, Field(pattern=r"^(withheld to protect )?fewer than [1-9][0-9]{0,8} patients$")
 ]
 Magnitude = Annotated[float, Field(ge=-1e100, le=1e100)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MOST_ROUNDS = 2**20
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,9 @@ class Instruction:
         weights: the model's parameters, flat; None for queries.
         split: on which split to evaluate.
         fold: whether a host of several sites may send the sum of their updates instead.
+        run: id of the run, drawn by the coordinator; a site's ledger tells runs apart by it.
+        clip: norm to which a host clips each site's update before it adds it; central privacy only.
+        witness: length and hash of the site's ledger when the coordinator last heard of it.
     """
 
     study: Study
@@ -115,10 +132,20 @@ class Instruction:
     weights: Vector | None = None
     split: Split | None = None
     fold: bool = False
+    run: str = ""
+    clip: float | None = None
+    witness: LedgerHead | None = None
 
     def to_records(self) -> RecordDict:
         """Encode for Flower."""
-        task: dict[str, Any] = {"model": self.model, "round": self.round, "fold": self.fold}
+        task: dict[str, Any] = {
+            "model": self.model,
+            "round": self.round,
+            "fold": self.fold,
+            "run": self.run,
+        }
+        if self.clip is not None:
+            task["clip"] = self.clip
         if self.split is not None:
             task["split"] = self.split
         if self.vocabulary is not None:
@@ -133,7 +160,7 @@ class Instruction:
         )
         if self.weights is not None:
             records["weights"] = _vector(self.weights)
-        return records
+        return records if self.witness is None else with_witness(records, self.witness)
 
     @classmethod
     def from_records(cls, records: RecordDict) -> Instruction:
@@ -152,24 +179,64 @@ class Instruction:
                 raise ValueError("unknown split")
             return cls(
                 study=study,
-                model=str(task["model"]),
+                model=_matching(MODEL, task["model"]),
                 round=int(task["round"]),
                 vocabulary=_read_vocabulary(task.get("vocabulary")),
                 weights=_read_vector(records, "weights"),
                 split=task.get("split"),
                 fold=bool(task["fold"]),
+                run=_matching(RUN_ID, task["run"]),
+                clip=None if task.get("clip") is None else float(task["clip"]),
+                witness=_read_witness(records),
             )
         except MALFORMED as error:
             raise ValueError("not an instruction of this version") from error
+
+
+class LedgerHead(Section):
+    """Length of a site's ledger and hash of its last line: what the coordinator witnesses."""
+
+    length: int = Field(ge=0, le=2**40)
+    hash: Hash
+
+
+class SpentSegment(Section):
+    """Rounds of equal terms: so many steps of the Poisson-sampled Gaussian mechanism in all."""
+
+    sampling_rate: float = Field(gt=0, le=1)
+    noise_multiplier: float = Field(gt=0, le=1e9)
+    steps: int = Field(ge=1, le=2**40)
+    rounds: int = Field(ge=1, le=MOST_ROUNDS)
+
+
+class SpentBody(Section):
+    """What this run has spent on the site's patients for this model so far, by its ledger.
+
+    Nothing here depends on what the patients' records hold: the rate follows from the number of
+    training patients, which is declared public, and the noise from the study and the ledger.
+    """
+
+    segments: tuple[SpentSegment, ...] = Field(min_length=1, max_length=MOST_ROUNDS)
+    wanted_noise: float = Field(gt=0, le=1e9)
+    """The noise multiplier that the study alone asks for; more is added where the cap is near."""
+    seeded: bool
+    ledger: LedgerHead
 
 
 class TrainBody(Section):
     """What leaves after local training, beside the update."""
 
     loss: float | None = Field(ge=0, le=LARGEST_LOSS)
+    """None if it diverged, and under differential privacy, which does not cover it."""
     steps: int = Field(ge=0)
     patients: dict[PartName, Count]
-    """Training patients behind each part of the model; 0 below the site's minimum cell."""
+    """Training patients behind each part of the model; 0 below the site's minimum cell.
+
+    Under differential privacy all training patients, or 0 where the site does not offer the
+    modality at all: how many have it is not told.
+    """
+    spent: SpentBody | None = None
+    """Under differential privacy at the site."""
 
 
 class EvaluateBody(Section):
@@ -209,6 +276,9 @@ class DescribeBody(Section):
     notices: dict[Reason, SmallCount]
     minimum_cell: Count
     score_bins: Literal["merged", "fine"]
+    counted: bool = True
+    """False under differential privacy: of modalities then only whether the site offers them, and
+    no notices."""
 
 
 class PrepareBody(Section):
@@ -295,6 +365,24 @@ class Reply:
             raise ValueError("not a reply of this version") from error
 
 
+def with_witness(records: RecordDict, witness: LedgerHead) -> RecordDict:
+    """Address an instruction to one site, without a copy of what all sites get."""
+    told = ConfigRecord({"length": witness.length, "hash": witness.hash})
+    return RecordDict({**records, "witness": told})
+
+
+def _read_witness(records: RecordDict) -> LedgerHead | None:
+    if "witness" not in records:
+        return None
+    return LedgerHead.model_validate(dict(records["witness"]))
+
+
+def _matching(pattern: re.Pattern[str], text: Any) -> str:
+    if not pattern.fullmatch(str(text)):
+        raise ValueError("unexpected characters")
+    return str(text)
+
+
 @functools.lru_cache(maxsize=64)
 def _read_study(text: str) -> Study:
     return Study.model_validate_json(text)
@@ -334,6 +422,7 @@ def partial_records(partial: WeightedSum) -> dict[str, ArrayRecord | ConfigRecor
         "parts": [[part.name, part.start, part.stop] for part in partial.parts],
         "weights": partial.weights,
         "members": partial.members,
+        "within": partial.within,
     }
     return {
         "partial": _vector(partial.values),
@@ -351,4 +440,5 @@ def _read_partial(records: RecordDict) -> WeightedSum | None:
         values=values,
         weights=description["weights"],
         members=description["members"],
+        within=description["within"],
     )

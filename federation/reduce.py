@@ -55,6 +55,8 @@ class WeightedSum:
     values: NDArray[np.int64]
     weights: dict[str, int] = field(default_factory=dict)
     members: int = 0
+    within: int = 0
+    """Updates that clipping left as they were; central privacy adapts its norm by them."""
 
     @classmethod
     def zeros(cls, parts: Sequence[Part]) -> WeightedSum:
@@ -89,16 +91,23 @@ class WeightedSum:
         self.values += other.values
         self._add_weights(other.weights)
         self.members += other.members
+        self.within += other.within
+
+    def total(self) -> NDArray[np.float64]:
+        """Return the sum, (parameters,) float64."""
+        return np.ldexp(self.values.astype(np.float64), -SCALE_BITS)
+
+    def replace(self, total: NDArray[np.float64]) -> None:
+        """Put another sum, such as a noised one, in place of this one."""
+        self.values = np.rint(np.ldexp(total, SCALE_BITS)).astype(np.int64)
 
     def mean(self) -> NDArray[np.float32]:
         """Return the weighted mean update, (parameters,) float32; zero where nobody had weight."""
-        result = np.zeros(len(self.values), np.float32)
+        result, total = np.zeros(len(self.values), np.float32), self.total()
         for part in self.parts:
             if self.weights[part.name]:
-                total = np.ldexp(
-                    self.values[part.start : part.stop].astype(np.float64), -SCALE_BITS
-                )
-                result[part.start : part.stop] = total / self.weights[part.name]
+                stretch = slice(part.start, part.stop)
+                result[stretch] = total[stretch] / self.weights[part.name]
         return result
 
     def _check_weights(self, weights: Mapping[str, int]) -> None:
@@ -134,3 +143,15 @@ def screen(update: NDArray[np.float32], size: int, largest_norm: float | None) -
         raise UpdateRejected("out of range")
     if largest_norm is not None and np.linalg.norm(update.astype(np.float64)) > largest_norm:
         raise UpdateRejected("norm above the study's limit")
+
+
+def clipped(update: NDArray[np.float32], norm: float) -> tuple[NDArray[np.float32], bool]:
+    """Scale an update down to an L2 norm.
+
+    Returns:
+        The update, of at most that norm even after rounding; and whether it was left as it was.
+    """
+    length = float(np.linalg.norm(update.astype(np.float64)))
+    if length <= norm:
+        return update, True
+    return (update * np.float32(norm / length * (1 - 1e-6))).astype(np.float32), False

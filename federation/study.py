@@ -206,19 +206,37 @@ class StrategySection(Section):
 
 
 class PrivacySection(Section):
-    """The privacy mechanism of the study."""
+    """The privacy mechanism of the study.
 
-    mechanism: Literal["none"] = "none"
+    ``dp_sgd``: each site clips every patient's gradient and adds noise before anything leaves; the
+    unit is a patient. ``central``: the coordinator clips every site's update and adds noise to
+    their sum; the unit is a hospital, and the coordinator itself sees the updates.
+    """
 
-    @field_validator("mechanism", mode="before")
-    @classmethod
-    def _only_what_is_built(cls, value: Any) -> Any:
-        if value in ("dp_sgd", "central"):
+    mechanism: Literal["none", "dp_sgd", "central"] = "none"
+    epsilon: PositiveFloat | None = None
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=10_000)
+    accountant: Literal["pld", "rdp"] = "pld"
+    participation: float = Field(default=1.0, gt=0, le=1)
+    adaptive_clipping: bool = False
+    clipped_sum: Literal[
+        "auto", "book_keeping", "hooks", "functorch", "ew", "ghost", "per_patient"
+    ] = "auto"
+    physical_batch: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _epsilon_where_it_counts(self) -> PrivacySection:
+        if self.mechanism == "none" and self.epsilon is not None:
             raise ValueError(
-                "this version trains without differential privacy only; it refuses rather than "
-                'pretend. Use mechanism = "none"'
+                f'epsilon is {self.epsilon:g}, but mechanism "none" protects nobody. Give '
+                'mechanism = "dp_sgd", or leave epsilon away'
             )
-        return value
+        if self.mechanism != "none" and self.epsilon is None:
+            raise ValueError(f'mechanism "{self.mechanism}" needs an epsilon, for example 4.0')
+        if self.adaptive_clipping and self.mechanism != "central":
+            raise ValueError('adaptive_clipping is an option of mechanism "central"')
+        return self
 
 
 class EvaluationSection(Section):
@@ -245,6 +263,37 @@ class Study(Section):
     strategy: StrategySection = StrategySection()
     privacy: PrivacySection = PrivacySection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _nothing_beside_the_mechanism(self) -> Study:
+        """Refuse what would tell of patients past the clipped and noised sums."""
+        mechanism, ehr = self.privacy.mechanism, self.modalities.ehr
+        if mechanism == "none":
+            return self
+        if ehr is not None and ehr.vocabulary == "prepared":
+            raise ValueError(
+                'modalities.ehr.vocabulary = "prepared" counts codes without noise, which '
+                f'privacy.mechanism = "{mechanism}" does not cover. Use "hashed" or "listed", with '
+                "reference_ranges"
+            )
+        if mechanism == "central":
+            if self.strategy.weighting != "uniform":
+                raise ValueError(
+                    'privacy.mechanism = "central" protects a hospital, so each must count once: '
+                    'give strategy.weighting = "uniform"'
+                )
+            return self
+        if self.training.loss.class_weight == "balanced":
+            raise ValueError(
+                'training.loss.class_weight = "balanced" follows from the labels of all training '
+                'patients, which privacy.mechanism = "dp_sgd" does not cover. Use "none"'
+            )
+        if self.split.by == "time":
+            raise ValueError(
+                'split.by = "time" lets one patient decide where others fall, which '
+                'privacy.mechanism = "dp_sgd" does not cover. Use "patient" or "given"'
+            )
+        return self
 
     @cached_property
     def canonical(self) -> str:

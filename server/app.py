@@ -13,6 +13,7 @@ from server.coordinator import Progress, require_study, run_study
 from server.exchange import Exchange
 from server.report.page import write_report
 from server.run_folder import RunFolder
+from server.witness import WITNESS, Witness
 
 logger = logging.getLogger("wardround.server")
 
@@ -36,5 +37,6 @@ def main(grid: Grid, context: Context) -> None:
             len(record["asked"]),
         ),
     )
-    outcome = run_study(Exchange(grid), folder, {"grid": "superlink"}, progress)
+    witness = Witness(folder.path.parent / WITNESS)  # beside the runs: it outlives each of them
+    outcome = run_study(Exchange(grid), folder, {"grid": "superlink"}, progress, witness=witness)
     write_report(outcome.folder)

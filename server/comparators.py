@@ -7,9 +7,10 @@ federation with one modality. On real sites each of these would cost privacy; no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from federation.messages import TRAIN
+from federation.messages import TRAIN, TrainBody
 from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
 from federation.study import Modality
@@ -27,16 +28,18 @@ class Comparators:
         models: evaluations by name of the model.
         local: evaluations of the model that each site trained alone, by that site.
         failed: why a model is missing, by its name.
+        spent: what sites said of their patients' privacy, by model and site.
     """
 
-    models: dict[str, Evaluations]
-    local: dict[str, Evaluations]
-    failed: dict[str, str]
+    models: dict[str, Evaluations] = field(default_factory=dict)
+    local: dict[str, Evaluations] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    spent: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def train_comparators(task: Task, tell: Callable[[str], None]) -> Comparators:
     """Train and test what the study's ``evaluation.baselines`` names."""
-    found = Comparators({}, {}, {})
+    found = Comparators()
     wanted = task.study.evaluation.baselines
     if "local" in wanted:
         tell("comparator: each site alone")
@@ -74,6 +77,8 @@ def _single_modality(task: Task, name: Modality, found: Comparators) -> None:
 
 
 def _keep(name: str, task: Task, result: RoundsResult, found: Comparators) -> None:
+    if result.spent:
+        found.spent[name] = result.spent
     if result.lost_quorum:
         found.failed[name] = result.lost_quorum
     else:
@@ -85,7 +90,7 @@ def _local(task: Task, found: Comparators) -> None:
     model = build_model(task.study, task.vocabulary)
     weights = dict.fromkeys(task.nodes(), model.weights())
     for round_ in range(1, task.study.training.rounds + 1):
-        for site, reason in _train_alone(task, weights, round_).items():
+        for site, reason in _train_alone(task, weights, round_, found).items():
             found.failed[f"local:{site}"] = f"round {round_}: {reason}"
             del weights[site]
     for site, trained in weights.items():
@@ -93,19 +98,30 @@ def _local(task: Task, found: Comparators) -> None:
         found.local[site] = evaluate(alone, trained, "held_out")[0]
 
 
-def _train_alone(task: Task, weights: dict[str, Vector], round_: int) -> dict[str, str]:
+def _train_alone(
+    task: Task, weights: dict[str, Vector], round_: int, found: Comparators
+) -> dict[str, str]:
     """Update each site's own model in place; return why some sites have none."""
     nodes = {site: node for site, node in task.nodes().items() if site in weights}
-    instructions = {
-        site: replace(
-            task.instruction(weights[site], round_), model=f"local:{site}", fold=False
-        ).to_records()
-        for site in nodes
-    }
+    instructions = task.addressed(
+        {
+            site: replace(
+                task.instruction(weights[site], round_), model=f"local:{site}", fold=False
+            ).to_records()
+            for site in nodes
+        }
+    )
     failed = dict.fromkeys(weights.keys() - nodes.keys(), "not connected")
     for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline):
         if answer.failure or answer.reply is None or answer.reply.update is None:
             failed[answer.site] = answer.failure or "no update"
+            continue
+        assert isinstance(answer.reply.body, TrainBody)
+        if answer.reply.body.spent is not None:
+            told = answer.reply.body.spent.model_dump(mode="json")
+            found.spent.setdefault("local", {})[answer.site] = told
+        if doubt := task.doubts(answer.site, answer.reply.body):
+            failed[answer.site] = doubt
             continue
         try:
             screen(answer.reply.update, len(weights[answer.site]), None)

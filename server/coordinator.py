@@ -24,8 +24,10 @@ from server.evaluator import (
     metrics_document,
 )
 from server.exchange import Exchange, encode
+from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundRecord, RoundsResult, Task, evaluate, run_rounds
 from server.run_folder import RunFolder
+from server.witness import Witness
 
 HARMLESS = (
     "events after the prediction time, not used",
@@ -67,6 +69,7 @@ def run_study(
     environment: Mapping[str, Any],
     progress: Progress | None = None,
     warnings: Iterable[str] = (),
+    witness: Witness | None = None,
 ) -> Outcome:
     """Run the folder's study on the sites of an exchange and leave the run folder complete.
 
@@ -76,6 +79,8 @@ def run_study(
         environment: what the caller knows of the machine, kept with the run.
         progress: told of rounds as they end.
         warnings: what the caller warns of, kept with the run.
+        witness: what is known of the sites' privacy ledgers; None in a simulation whose ledgers
+            are those of the run.
 
     Raises:
         NoUsableModel: if no round could be aggregated.
@@ -86,11 +91,11 @@ def run_study(
     progress = progress or Progress()
     began = time.perf_counter()
     warnings = list(warnings)
+    folder.write_environment({**environment, "seconds": None})  # first: a study.toml resumes
     folder.write_study()
-    folder.write_environment({**environment, "seconds": None})
     _wait(exchange, study, progress, warnings)
     vocabulary = _vocabulary(exchange, folder, progress, warnings)
-    task = Task(exchange, study, vocabulary)
+    task = Task(exchange, study, vocabulary, run=folder.run_id, witness=witness)
     sites = _describe(task, exchange.sites())
     folder.write_json("sites.json", sites)
     result = _federate(task, folder, progress)
@@ -105,10 +110,11 @@ def run_study(
     progress.tell("evaluation on the held-out patients")
     evaluations, failed = evaluate(task, result.weights, "held_out")
     warnings += [f"{site} sent no held-out evaluation: {why}." for site, why in failed.items()]
-    _write_results(task, evaluations, folder, progress, warnings)
-    trained = sorted({site for record in folder.rounds() for site in record["answered"]})
-    privacy = {"mechanism": "none", "sites": {site: {"mechanism": "none"} for site in trained}}
+    found = _write_results(task, evaluations, folder, progress, warnings)
+    progress.tell("privacy")
+    privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
     folder.write_json("privacy.json", privacy)
+    warnings += privacy_warnings(privacy)
     folder.write_json("warnings.json", warnings)
     seconds = round(time.perf_counter() - began, 1)
     folder.write_environment({**environment, "seconds": seconds})
@@ -219,11 +225,14 @@ def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult
 
     if done:
         progress.tell(f"resumed after round {done}")
-    result = run_rounds(task, weights, done + 1, on_round)
+    last = folder.rounds()[-1:] if done else []
+    clip = last[0]["central"]["next_clip"] if last and "central" in last[0] else None
+    result = run_rounds(task, weights, done + 1, on_round, clip)
     if result.rounds == 0:
         if result.refusals:
             raise Refused(
-                f"{result.lost_quorum}. Refused by policy at: {', '.join(result.refusals)}."
+                f"{result.lost_quorum}. Refused by policy or budget at: "
+                f"{', '.join(result.refusals)}."
             )
         raise NoUsableModel(
             f"{result.lost_quorum}. No model was trained; the reasons are in "
@@ -238,10 +247,10 @@ def _write_results(
     folder: RunFolder,
     progress: Progress,
     warnings: list[str],
-) -> None:
+) -> comparators.Comparators:
     """Evaluate the comparators too, and write metrics.json and summaries.json."""
     study = task.study
-    found = comparators.Comparators({}, {}, {})
+    found = comparators.Comparators()
     if study.evaluation.baselines and task.exchange.pooled_node is None:
         names = ", ".join(study.evaluation.baselines)
         warnings.append(f"Comparators ({names}) run in simulation only and were left out.")
@@ -265,6 +274,7 @@ def _write_results(
         "summaries.json",
         {"models": {name: {"sites": _as_json(tested)} for name, tested in everything.items()}},
     )
+    return found
 
 
 def _as_json(evaluations: list[SiteEvaluation]) -> dict[str, Any]:

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from flwr.app import RecordDict
 
 from federation.collect import UpdateSum
 from federation.messages import (
     EVALUATE,
     FEDERATED,
+    REFUSALS,
     TRAIN,
     EvaluateBody,
     Instruction,
     TrainBody,
+    with_witness,
 )
 from federation.metrics.summary import merge
 from federation.models.build import Vector, build_model
 from federation.reduce import Part
 from federation.study import Split, Study
 from federation.vocabulary import Vocabulary
+from server.central import CentralPrivacy
 from server.evaluator import SiteEvaluation, headline
 from server.exchange import UNREADABLE, Answer, Exchange, encode, size
 from server.strategies import STRATEGIES, Strategy
+from server.witness import Witness
 
-REFUSED = "refused by the site's policy"
 NOT_CONNECTED = "not connected"
+UNPAID = "no word of what the update cost its patients"
 
 RoundRecord = dict[str, Any]
 """One line of rounds.jsonl."""
@@ -45,6 +51,8 @@ class Task:
         quorum: fewest updates of a round that counts; None for the study's.
         measured: whether rounds are evaluated on the tuning split.
         patience: by how much the study's deadline is longer for this model.
+        run: id of the run, by which the sites' ledgers tell runs apart.
+        witness: what is known of the sites' ledgers; None in a simulation with ledgers of its own.
     """
 
     exchange: Exchange
@@ -55,6 +63,8 @@ class Task:
     quorum: int | None = None
     measured: bool = True
     patience: float = 1.0
+    run: str = ""
+    witness: Witness | None = None
 
     def nodes(self) -> Mapping[str, int]:
         """Return the nodes to ask now."""
@@ -72,11 +82,37 @@ class Task:
 
     def instruction(self, weights: Vector, round_: int, split: Split | None = None) -> Instruction:
         """Return the instruction to train, or to evaluate a split."""
-        fold = self.exchange.simulated and split is None
+        # A host's sum cannot be taken apart where a site's ledger turns out to have gone back.
+        fold = self.exchange.simulated and split is None and self.witness is None
         fold = fold and STRATEGIES[self.study.strategy.name].needs == "sum"
         return Instruction(
-            self.study, self.model, round_, self.vocabulary, weights, split=split, fold=fold
+            self.study,
+            self.model,
+            round_,
+            self.vocabulary,
+            weights,
+            split=split,
+            fold=fold,
+            run=self.run,
         )
+
+    def addressed(self, instructions: Mapping[str, RecordDict]) -> dict[str, RecordDict]:
+        """Tell each site what was witnessed of its ledger."""
+        if self.witness is None or self.study.privacy.mechanism != "dp_sgd":
+            return dict(instructions)
+        heads = {site: self.witness.of(site) for site in instructions}
+        return {
+            site: records if (head := heads[site]) is None else with_witness(records, head)
+            for site, records in instructions.items()
+        }
+
+    def doubts(self, site: str, body: TrainBody) -> str:
+        """Note the head of a site's ledger; return why its reply is not to be used."""
+        if self.study.privacy.mechanism != "dp_sgd":
+            return ""
+        if body.spent is None:
+            return UNPAID
+        return "" if self.witness is None else self.witness.note(site, body.spent.ledger)
 
 
 @dataclass
@@ -87,13 +123,15 @@ class RoundsResult:
         weights: the last model that counted.
         rounds: how many rounds counted.
         lost_quorum: why the rounds ended early; empty if they did not.
-        refusals: sites that refused by policy in the last round.
+        refusals: sites that refused by policy or for their budget in the last round.
+        spent: the last that each site said of its patients' privacy.
     """
 
     weights: Vector
     rounds: int
     lost_quorum: str = ""
     refusals: list[str] = field(default_factory=list)
+    spent: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def run_rounds(
@@ -101,6 +139,7 @@ def run_rounds(
     weights: Vector | None = None,
     start: int = 1,
     on_round: Callable[[RoundRecord, Vector], None] = lambda record, weights: None,
+    clip: float | None = None,
 ) -> RoundsResult:
     """Train by rounds until the study's number is reached or the quorum is lost.
 
@@ -109,15 +148,21 @@ def run_rounds(
         weights: the model after round ``start - 1``; None for the study's initial one.
         start: the first round to run.
         on_round: told of each round that was tried, and of the model after it.
+        clip: norm that central privacy had adapted to before ``start``; None for the study's.
     """
     study = task.study
+    central = None
+    if study.privacy.mechanism == "central":
+        central = CentralPrivacy(study, task.model, task.exchange.simulated, clip)
     model = build_model(study, task.vocabulary)
     strategy: Strategy = STRATEGIES[study.strategy.name]()
     result = RoundsResult(model.weights() if weights is None else weights, start - 1)
     known: set[str] = set()
     for round_ in range(start, study.training.rounds + 1):
-        record, total = _train_round(task, result.weights, round_, model.parts)
+        norm = central.clip if central else None
+        record, total = _train_round(task, result.weights, round_, model.parts, norm)
         _note_absent(record, known)
+        result.spent |= record.get("spent", {})
         arrived = len(record["answered"])
         if arrived < task.minimum:
             why = record["failed"] | record["rejected"]
@@ -126,9 +171,11 @@ def run_rounds(
                 f"round {round_}: {arrived} of {len(record['asked'])} sites sent a usable update, "
                 f"{task.minimum} are needed ({reasons})"
             )
-            result.refusals = [s for s, why in record["failed"].items() if why == REFUSED]
+            result.refusals = [s for s, why in record["failed"].items() if why in REFUSALS]
             on_round(record, result.weights)
             return result
+        if central:
+            record["central"] = central.release(total.total, round_)
         result.weights = strategy.next_weights(result.weights, total.total)
         result.rounds = round_
         every = study.evaluation.every
@@ -158,27 +205,33 @@ def evaluate(
 
 
 def _train_round(
-    task: Task, weights: Vector, round_: int, parts: Sequence[Part]
+    task: Task, weights: Vector, round_: int, parts: Sequence[Part], clip: float | None
 ) -> tuple[RoundRecord, UpdateSum]:
     began = time.perf_counter()
     nodes = task.nodes()
-    instructions = encode(task.instruction(weights, round_), nodes)
-    updates = UpdateSum(parts, task.study.strategy)
+    instruction = task.instruction(weights, round_)
+    if instruction.fold:  # only a host that sums has to know
+        instruction = replace(instruction, clip=clip)
+    instructions = task.addressed(encode(instruction, nodes))
+    updates = UpdateSum(parts, task.study.strategy, clip)
     failed: dict[str, str] = {}
     rejected: dict[str, str] = {}
     sites: dict[str, dict[str, Any]] = {}
+    spent: dict[str, dict[str, Any]] = {}
     received = 0
     for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline, str(round_)):
         received += answer.received
         if answer.failure or answer.reply is None:
             failed[answer.site] = answer.failure
             continue
-        reason = updates.take(answer.reply)
+        assert isinstance(answer.reply.body, TrainBody)
+        body = answer.reply.body
+        if body.spent is not None:
+            spent[answer.site] = body.spent.model_dump(mode="json")
+        reason = task.doubts(answer.site, body) or updates.take(answer.reply)
         if reason:
             rejected[answer.site] = reason
             continue
-        assert isinstance(answer.reply.body, TrainBody)
-        body = answer.reply.body
         received += weights.nbytes  # also where a simulation's host sent the sum instead
         sites[answer.site] = {"loss": body.loss, "patients": max(body.patients.values())}
     record: RoundRecord = {
@@ -197,6 +250,8 @@ def _train_round(
             "received": received,
         },
     }
+    if task.study.privacy.mechanism == "dp_sgd":
+        record["spent"] = dict(sorted(spent.items()))
     return record, updates
 
 

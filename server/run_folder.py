@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -20,7 +21,18 @@ from federation.errors import UserError
 from federation.study import Study, load_study
 from federation.vocabulary import Scale, Vocabulary
 
-PACKAGES = ("wardround", "flwr", "ray", "torch", "opacus", "pydicom", "numpy", "pandas", "pyarrow")
+PACKAGES = (
+    "wardround",
+    "flwr",
+    "ray",
+    "torch",
+    "opacus",
+    "dp-accounting",
+    "pydicom",
+    "numpy",
+    "pandas",
+    "pyarrow",
+)
 WEIGHTS = "model.safetensors"
 FLAT = "flat"
 VOCABULARY, NORMALISATION = "vocabulary.json", "normalisation.json"
@@ -37,14 +49,19 @@ class RunFolder:
         study: the resolved study.
         resume: continue the run of the same study that is there.
 
+    Attributes:
+        run_id: drawn for a new run, and kept with it.
+
     Raises:
         UserError: if there is another run, or none of this study to resume.
     """
 
     def __init__(self, path: Path, study: Study, resume: bool = False):
         self.path, self.study, self.resumed = path, study, resume
+        self.run_id = secrets.token_hex(16)
         if resume:
             self._check_same_study()
+            self.run_id = self._read_run_id()
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             resumable = (path / "checkpoints").is_dir()
             raise UserError(
@@ -120,6 +137,7 @@ class RunFolder:
                 "python": platform.python_version(),
                 "machine": f"{platform.system()} {platform.machine()}",
                 "git commit": _git_commit(),
+                "run": self.run_id,
                 **details,
             },
         )
@@ -174,6 +192,18 @@ class RunFolder:
                 "the run belongs to another study",
                 remedy="A run is resumed with the study it was started with, unchanged.",
             )
+
+    def _read_run_id(self) -> str:
+        """Return the id that the run was given, by which the sites' ledgers know it."""
+        file = self.path / "environment.json"
+        try:
+            return str(json.loads(file.read_text(encoding="utf-8"))["run"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                file,
+                "the id of the run is missing or damaged",
+                remedy="Without it the sites would count the resumed run as another one.",
+            ) from None
 
     def _write(self, name: str, text: str) -> None:
         draft = self.path / f".{name}"

@@ -114,6 +114,10 @@ class SimulatedGrid(Grid):
     def inspect(self, study: Study) -> list[Inspection]:
         """Read every site's cohort, and report what was excluded or cannot be read."""
 
+    @abstractmethod
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
+
     def close(self) -> None:
         """Release what the grid holds."""
 
@@ -138,6 +142,10 @@ class LocalGrid(SimulatedGrid):
     def inspect(self, study: Study) -> list[Inspection]:
         """Read every site's cohort."""
         return self._host.inspect(list(self.names), study)
+
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
+        self._host.use_ledgers(folder)
 
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         for chunk in _chunks(messages, CHUNK):
@@ -182,6 +190,10 @@ class RayHost:
         """Read some sites' cohorts."""
         return self._host.inspect(nodes, study)
 
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the privacy ledgers in a folder; None for the sites' own."""
+        self._host.use_ledgers(folder)
+
 
 @dataclass
 class _Work:
@@ -217,6 +229,7 @@ class RayGrid(SimulatedGrid):
         self.workers = min(workers or cores, len(self.names))
         self._calls = itertools.count()
         self._actor_class = ray.remote(RayHost).options(num_cpus=1)
+        self._ledgers: Path | None = None
         self._actors = [self._new_actor() for _ in range(self.workers)]
         self._worker_of = _spread(self.files, self.workers) | {self.pooled_node: 0}
 
@@ -237,6 +250,11 @@ class RayGrid(SimulatedGrid):
             ) from None
         return sorted(itertools.chain(*found), key=lambda inspection: inspection.site)
 
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
+        self._ledgers = None if folder is None else folder.absolute()
+        self._ray.get([actor.use_ledgers.remote(self._ledgers) for actor in self._actors])
+
     def close(self) -> None:
         """End the actors, and leave Ray."""
         for actor in self._actors:
@@ -248,7 +266,9 @@ class RayGrid(SimulatedGrid):
         self._ray.kill(self._actors[worker])
 
     def _new_actor(self) -> Any:
-        return self._actor_class.remote(self.files, self.pooled_node)
+        actor: Any = self._actor_class.remote(self.files, self.pooled_node)
+        actor.use_ledgers.remote(self._ledgers)  # an actor works off its calls in order
+        return actor
 
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         shared = {id(m.content): m.content for m in messages}

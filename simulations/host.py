@@ -6,21 +6,27 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Message
 
 from clients.app import build_app
+from clients.budget import check_terms
+from clients.ledger import Ledger, site_ledger
 from clients.site import Site
 from clients.workbench import Cohort, Workbench, choose_device, pool
 from federation.collect import UpdateSum
 from federation.errors import UserError
 from federation.flower import simulated_context, take_simulated_identity
 from federation.messages import TRAIN, Instruction, Reply, partial_records
+from federation.privacy.noise import Randomness, Seeded
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
 
 POOLED = "pooled"
+SIMULATED_COMMITMENT = "simulated"
+"""Binds a run's ledgers to no patient key: the run's folder is all they are about."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class SiteHost:
     def __init__(self, sites: Mapping[int, str], pooled: int):
         take_simulated_identity()
         files = {**sites, pooled: POOLED}
-        self._workbench = PoolingWorkbench([sites[node] for node in sorted(sites)])
+        self._workbench = SimulatedWorkbench([sites[node] for node in sorted(sites)])
         self._app = build_app(self._workbench)
         self._contexts = {node: simulated_context(node, file) for node, file in files.items()}
 
@@ -75,6 +81,10 @@ class SiteHost:
                 self._fold(replies, instruction)
         return replies
 
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
+        self._workbench.use_ledgers(folder)
+
     def inspect(self, nodes: Sequence[int], study: Study) -> list[Inspection]:
         """Read some sites' cohorts now, and report what was excluded or cannot be read."""
         return [self._inspect(node, study) for node in nodes]
@@ -82,7 +92,7 @@ class SiteHost:
     def _fold(self, replies: Sequence[Message], instruction: Instruction) -> None:
         """Take the updates out of the replies and put their sum into the last one."""
         model = self._workbench.model(instruction.study, instruction.vocabulary)
-        updates = UpdateSum(model.parts, instruction.study.strategy)
+        updates = UpdateSum(model.parts, instruction.study.strategy, instruction.clip)
         carrier: Message | None = None
         for message in replies:
             reply = Reply.from_records(message.content, TRAIN)
@@ -101,6 +111,9 @@ class SiteHost:
         file = str(self._contexts[node].node_config["site"])
         try:
             site = self._workbench.site(file)
+            private = study.privacy.mechanism == "dp_sgd"
+            if private:
+                self._workbench.ledger(file)  # before any data is read
             device = str(choose_device(site))
             section = study.modalities.ehr
             if section is not None and section.vocabulary == "prepared":
@@ -109,6 +122,8 @@ class SiteHost:
                 vocabulary = None if section is None else agreed_vocabulary(section)
                 cohort = self._workbench.cohort(file, study, vocabulary)
                 patients, unusable = cohort.patients, cohort.unusable
+            if private and len(patients.splits["train"]) >= site.policy.minimum_cell:
+                check_terms(study, len(patients.splits["train"]), site)
         except UserError as error:
             return Inspection(file, 0, {}, error)
         counted = {**patients.excluded, **patients.notices, **unusable}
@@ -118,20 +133,63 @@ class SiteHost:
         return Inspection(site.name, len(patients), counted, device=device)
 
 
-class PoolingWorkbench(Workbench):
-    """A workbench with one more site: everybody's patients together."""
+class SimulatedWorkbench(Workbench):
+    """A workbench of many sites: seeded, with ledgers of the run, and the pooled site beside.
+
+    Args:
+        files: the sites' files.
+    """
 
     def __init__(self, files: Sequence[str]):
         super().__init__()
         self._files = files
+        self._ledgers: Path | None = None
+        self._opened: dict[str, Ledger] = {}
+
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the ledgers of the runs that follow in a folder; None for the sites' own."""
+        for ledger in self._opened.values():
+            ledger.close()
+        self._opened.clear()
+        self._ledgers = folder
+        self.keeps_unprotected = folder is None
+
+    def randomness(self, seed: int, *purpose: str | int) -> Randomness:
+        """Return draws that the same seed repeats: nobody is protected in a simulation."""
+        return Seeded(seed, *purpose)
+
+    def ledger(self, file: str) -> Ledger:
+        """Return a site's ledger: of the run, or its own."""
+        if file not in self._opened:
+            self._opened[file] = self._open_ledger(file)
+        return self._opened[file]
+
+    def _open_ledger(self, file: str) -> Ledger:
+        site = self.site(file)
+        if self._ledgers is None:
+            return site_ledger(site)
+        self._ledgers.mkdir(parents=True, exist_ok=True)
+        path = self._ledgers / f"{site.name}.sqlite"
+        return Ledger(path, site.name, SIMULATED_COMMITMENT, durable=False)
 
     def site(self, file: str) -> Site:
-        """Return a site; the pooled one has the first one's policy and its own name."""
+        """Return a site; the pooled one has the first one's policy, its own name, all sources."""
         if file != POOLED:
             return super().site(file)
-        first = super().site(self._files[0])
-        named = first.settings.site.model_copy(update={"name": POOLED})
-        settings = first.settings.model_copy(update={"site": named})
+        members = [super(SimulatedWorkbench, self).site(f) for f in self._files]
+        first = members[0]
+        data = [member.settings.data for member in members]
+        settings = first.settings.model_copy(
+            update={
+                "site": first.settings.site.model_copy(update={"name": POOLED}),
+                "data": data[0].model_copy(
+                    update={
+                        "images": next((d.images for d in data if d.images), None),
+                        "notes": next((d.notes for d in data if d.notes), None),
+                    }
+                ),
+            }
+        )
         return dataclasses.replace(first, settings=settings)
 
     def cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
@@ -140,6 +198,6 @@ class PoolingWorkbench(Workbench):
             return super().cohort(file, study, vocabulary)
         key = (POOLED, study.fingerprint, vocabulary and vocabulary.canonical)
         everybody = (
-            super(PoolingWorkbench, self).cohort(f, study, vocabulary) for f in self._files
+            super(SimulatedWorkbench, self).cohort(f, study, vocabulary) for f in self._files
         )
         return self._once(key, lambda: pool(list(everybody)))

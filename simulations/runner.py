@@ -13,9 +13,11 @@ from server.coordinator import Outcome, Progress, run_study
 from server.exchange import Exchange
 from server.report.page import write_report
 from server.run_folder import RunFolder
+from server.witness import WITNESS, Witness
 from simulations.grids import LocalGrid, RayGrid, SimulatedGrid
 
 MANY_SITES = 32
+LEDGERS = "ledgers"
 
 
 def simulate(
@@ -27,6 +29,8 @@ def simulate(
     ray_address: str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    site_ledgers: bool = False,
+    grid: SimulatedGrid | None = None,
 ) -> Outcome:
     """Run a study on the sites of a folder and write the run folder with its report.
 
@@ -38,12 +42,16 @@ def simulate(
         ray_address: of a running Ray cluster.
         resume: continue the run in ``out`` after its last checkpoint.
         progress: told of rounds as they end.
+        site_ledgers: spend from the sites' own privacy ledgers, which last beyond the run, instead
+            of ledgers in the run folder.
+        grid: over these sites, of an earlier run; it keeps what it has read, and stays open.
 
     Raises:
         UserError: if a site or the study cannot be used; nothing has been trained then.
         NoUsableModel, Refused: as ``run_study``.
     """
     progress = progress or Progress()
+    _check_comparators(study, site_ledgers)
     files = _named_files(sites, study)
     count, why = choose_workers(study, len(files), workers, ray_address)
     folder = RunFolder(out, study, resume)
@@ -55,8 +63,9 @@ def simulate(
         for path in others
         if not (path / "site.toml").exists()
     ]
-    grid = _grid(files, count, ray_address)
+    given, grid = grid, grid or _grid(files, count, ray_address)
     try:
+        grid.use_ledgers(None if site_ledgers else folder.path / LEDGERS)
         devices = _inspect(grid, study, progress)
         exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
         environment = {
@@ -65,9 +74,11 @@ def simulate(
             "workers chosen": why,
             "devices": devices,
         }
-        outcome = run_study(exchange, folder, environment, progress, skipped)
+        witness = Witness(sites / WITNESS) if site_ledgers else None
+        outcome = run_study(exchange, folder, environment, progress, skipped, witness)
     finally:
-        grid.close()
+        if given is None:
+            grid.close()
     progress.tell("report")
     write_report(out)
     return outcome
@@ -93,6 +104,16 @@ def choose_workers(
     if study.modalities.image is None and sites < MANY_SITES:
         return 0, "in this process: a small study, for which starting Ray does not pay"
     return min(cores, sites), f"{min(cores, sites)} Ray workers"
+
+
+def _check_comparators(study: Study, site_ledgers: bool) -> None:
+    """The pooled comparator is a fit on every site's patients that no ledger would hold."""
+    if site_ledgers and "pooled" in study.evaluation.baselines:
+        raise UserError(
+            "--site-ledgers",
+            'the comparator "pooled" trains on all sites\' patients at once, beside their ledgers',
+            remedy="Leave it out: --set 'evaluation.baselines=[\"local\"]'.",
+        )
 
 
 def _named_files(folder: Path, study: Study) -> dict[str, Path]:

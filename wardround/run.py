@@ -36,6 +36,9 @@ def simulate(
         int | None, typer.Option(help="Ray workers; 0 runs in this process without Ray.")
     ] = None,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    site_ledgers: Annotated[
+        bool, typer.Option(help="Spend from the sites' own privacy ledgers, beyond this run.")
+    ] = False,
     resume: Annotated[
         Path | None, typer.Option(help="A run folder, to continue after its last checkpoint.")
     ] = None,
@@ -57,6 +60,7 @@ def simulate(
         workers=workers,
         ray_address=ray_address,
         resume=resume is not None,
+        site_ledgers=site_ledgers,
         progress=_progress(),
     )
     for warning in outcome.warnings:

@@ -75,6 +75,11 @@ class FlatModel:
             parameter.grad = self.vector.grad[start:stop].view(parameter.shape)
             start = stop
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.vector.device
+
     def weights(self) -> Vector:
         """Return a copy of the parameters, (parameters,) float32."""
         return self.vector.detach().cpu().numpy().copy()

@@ -51,6 +51,8 @@ def render(run: RunFolder) -> str:
         fingerprint=run.metrics.fingerprint,
         lead=lead(run),
         facts=facts(model, run.privacy),
+        privacy=run.privacy,
+        together=tables.epsilon_text(run.privacy.patient_of_every_site),
         warnings=run.warnings,
         averaged=model.overall.averaged_over_sites,
         tables=_tables(run, model),
@@ -120,19 +122,26 @@ def privacy_fact(privacy: Privacy) -> Fact:
             "Records stayed at the hospitals, but nothing limits what the model reveals about "
             "a single patient.",
         )
-    spent = [(_epsilon(site.get("epsilon")), site.get("delta")) for site in privacy.sites.values()]
-    known = [(epsilon, delta) for epsilon, delta in spent if epsilon is not None]
-    mechanism = privacy.mechanism.replace("_", "-").upper()
-    seeded = "Its noise was seeded: a rehearsal that protects no one. "
-    seeded = seeded if (privacy.model_extra or {}).get("seeded") else ""
+    name = {"dp_sgd": "DP-SGD", "central": "central noise"}.get(
+        privacy.mechanism, privacy.mechanism
+    )
+    seeded = ""
+    if privacy.seeded:
+        seeded = "Its noise came from a seed, so this run is a rehearsal that protects no one. "
+    found = [(*tables.reported(site), site.get("delta")) for site in privacy.sites.values()]
+    known = [(epsilon, name, delta) for name, epsilon, delta in found if epsilon is not None]
     if not known:
-        return Fact("Privacy", mechanism, f"{seeded}No ε reported.")
-    epsilon, delta = max(known, key=lambda pair: pair[0])
+        return Fact("Privacy", name, f"{seeded}No ε reported.")
+    epsilon, accountant, delta = max(known, key=lambda one: one[0])
+    whom = {
+        "hospital": "A hospital is protected, not a patient, and not from the coordinator.",
+        "patient": "It covers training patients only.",
+    }
     return Fact(
         "Privacy",
-        f"ε = {epsilon:.3g}",
-        f"{seeded}Largest of any hospital, by {mechanism}, "
-        f"δ = {delta}. It covers training patients only.",
+        f"ε = {tables.rounded_up(epsilon)}",
+        f"{seeded}The largest of any hospital, by {name} ({accountant.upper()}), δ = {delta:g}. "
+        f"{whom.get(privacy.unit, '')}".strip(),
     )
 
 
@@ -156,7 +165,8 @@ def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, tables.Table]:
         "failures": tables.failures_table(run.rounds),
         "rounds": tables.rounds_table(run.rounds),
         "data": tables.data_table(run.sites),
-        "privacy": tables.privacy_table(run.privacy.sites),
+        "privacy": tables.privacy_table(run.privacy),
+        "other_uses": tables.other_uses_table(run.privacy),
         "settings": tables.settings_table(run.study),
         "provenance": tables.provenance_table(run),
     }
@@ -197,11 +207,3 @@ def _worst(title: str, cells: Mapping[str, Cell]) -> Fact:
     name = min(values, key=values.__getitem__)
     shown = tables.metric_text(cells[name].auroc)
     return Fact(title, shown.text, f"{name}; {shown.note}; {cells[name].n} patients.{unseen}")
-
-
-def _epsilon(spent: Any) -> float | None:
-    """The epsilon of one site, which may be given by accountant."""
-    if isinstance(spent, dict):
-        found = [part for part in spent.values() if isinstance(part, int | float)]
-        return max(found, default=None)
-    return float(spent) if isinstance(spent, int | float) else None

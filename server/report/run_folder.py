@@ -91,7 +91,15 @@ class Privacy(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     mechanism: str
+    unit: str = ""
+    adjacency: str = ""
+    adversary: str = ""
+    covers: str = ""
+    seeded: bool = False
     sites: dict[str, dict[str, Any]] = {}
+    comparators: dict[str, dict[str, dict[str, Any]]] = {}
+    patient_of_every_site: dict[str, Any] = {}
+    other_uses: list[dict[str, str]] = []
 
 
 class SiteData(BaseModel):
@@ -101,6 +109,7 @@ class SiteData(BaseModel):
     modalities: dict[str, int | str] = {}
     excluded: dict[str, int | str] = {}
     notices: dict[str, int | str] = {}
+    counted: bool = True
     failure: str = ""
 
 

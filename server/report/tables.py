@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.report.run_folder import Cell, Metric, ModelMetrics, Round, RunFolder, SiteData
+from server.report.run_folder import (
+    Cell,
+    Metric,
+    ModelMetrics,
+    Privacy,
+    Round,
+    RunFolder,
+    SiteData,
+)
 
 MODEL_NAMES = {
     "federated": "Federated",
@@ -16,6 +25,8 @@ MODEL_NAMES = {
     "image_only": "Federated, images only",
     "text_only": "Federated, notes only",
 }
+
+UNTOLD = "not told under differential privacy"
 
 _COLUMNS: Mapping[str, str] = {
     "auroc": "AUROC",
@@ -188,7 +199,7 @@ def data_table(sites: Mapping[str, SiteData]) -> Table:
             *(_count(one.patients.get(split)) for split in ("train", "tuning", "held_out")),
             *(_count(one.modalities.get(name)) for name in modalities),
             Td(one.failure or _listed(one.excluded) or "none", look="text"),
-            Td(_listed(one.notices) or "none", look="text"),
+            Td(_listed(one.notices) or ("none" if one.counted else UNTOLD), look="text"),
         ]
         for site, one in sorted(sites.items())
     ]
@@ -200,15 +211,79 @@ def data_table(sites: Mapping[str, SiteData]) -> Table:
     )
 
 
-def privacy_table(sites: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What privacy.json says of each hospital."""
-    keys = list(dict.fromkeys(key for one in sites.values() for key in one))
+def privacy_table(privacy: Privacy) -> Table:
+    """What each hospital's patients have spent, of the model and of the comparators."""
+    rows = [_privacy_row(site, "", one) for site, one in sorted(privacy.sites.items())]
+    for name, sites in sorted(privacy.comparators.items()):
+        model = MODEL_NAMES.get(name, name)
+        rows += [_privacy_row(site, model, one) for site, one in sorted(sites.items())]
+    if privacy.mechanism == "none":
+        rows = []
+    return Table(
+        "Privacy by hospital",
+        ["Hospital", "ε", "All accountants", "δ", "Rate", "Noise", "Steps", "Rounds"],
+        rows,
+        "Rate is the chance of a patient to be in a step, noise its standard deviation over the "
+        "clipping norm: with the steps they are all that an accountant needs.",
+    )
+
+
+def other_uses_table(privacy: Privacy) -> Table:
+    """What else looks at patients' data, and what became of it."""
     rows = [
-        [Td(site), *(Td(_shown(one[key]) if key in one else "–") for key in keys)]
-        for site, one in sorted(sites.items())
+        [Td(one["use"]), Td(one["status"], look="text"), Td(one["why"], look="text")]
+        for one in privacy.other_uses
     ]
-    heads = [key.replace("_", " ").capitalize() for key in keys]
-    return Table("Privacy by hospital", ["Hospital", *heads], rows)
+    return Table("What else uses patients' data", ["Use", "Under ε", "How"], rows)
+
+
+def reported(site: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The accountant whose figure is reported for a hospital, and the figure."""
+    found = site.get("epsilon")
+    if not isinstance(found, Mapping):
+        return "", None
+    name = str(site.get("reported", next(iter(found), "")))
+    return name, found.get(name)
+
+
+def epsilon_text(spent: Mapping[str, Any]) -> str:
+    """Epsilon by every accountant that has one.
+
+    >>> epsilon_text({"epsilon": {"pld": 3.1415, "prv": None}})
+    'PLD 3.14'
+    """
+    found = spent.get("epsilon") or {}
+    return ", ".join(f"{name.upper()} {rounded_up(one)}" for name, one in found.items() if one)
+
+
+def _privacy_row(site: str, model: str, one: Mapping[str, Any]) -> list[Td]:
+    name, epsilon = reported(one)
+    most = one.get("epsilon_at_most")
+    note = f"at most {epsilon_text({'epsilon': most})}" if most else name.upper()
+    wanted, noise = one.get("study_noise_multiplier"), one.get("noise_multiplier")
+    raised = f"study: {_shown(wanted)}" if wanted and noise and noise > wanted * 1.0005 else ""
+    numbers = [Td(_shown(one.get(key, "–"))) for key in ("steps", "rounds")]
+    return [
+        Td(site, model),
+        Td("–" if epsilon is None else rounded_up(epsilon), note),
+        Td(epsilon_text(one), look="text"),
+        Td(_shown(one.get("delta", "–"))),
+        Td(_shown(one.get("sampling_rate", "–"))),
+        Td(_shown(noise if noise is not None else "–"), raised),
+        *numbers,
+    ]
+
+
+def rounded_up(value: float) -> str:
+    """Three digits, rounded up: an epsilon is never shown smaller than it is.
+
+    >>> rounded_up(3.141), rounded_up(0.5), rounded_up(12.0)
+    ('3.15', '0.5', '12')
+    """
+    if not 0 < value < math.inf:
+        return _shown(value)
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.ceil(value / step - 1e-9) * step:.3g}"
 
 
 def settings_table(study: Mapping[str, Any]) -> Table:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from clients.training import FlatSgd, drop_modalities, train_locally
+from clients.training import FlatSgd, drop_modalities, plain_gradients, train_locally
 from clients.workbench import Workbench
 from federation.study import OptimizerSection
 from federation.vocabulary import agreed_vocabulary
@@ -47,6 +47,15 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def draws(seed=0):
+    source = generator(seed)
+    return lambda size: torch.rand(size, generator=source)
+
+
+def trained(model, cohort, study, generator):
+    return train_locally(model, study, plain_gradients(model, cohort, study, generator))
+
+
 @pytest.mark.parametrize("names", [("ehr",), ("ehr", "text"), ("ehr", "image", "text")])
 def test_dropping_never_takes_a_patients_last_modality(names):
     subsets = list(itertools.product([True, False], repeat=len(names)))
@@ -55,7 +64,7 @@ def test_dropping_never_takes_a_patients_last_modality(names):
         name: torch.tensor([subsets[i % len(subsets)][k] for i in range(rows)])
         for k, name in enumerate(names)
     }
-    dropped = drop_modalities(present, 0.9, generator())
+    dropped = drop_modalities(present, 0.9, draws())
     before = torch.stack(list(present.values()))
     after = torch.stack(list(dropped.values()))
     assert not (after & ~before).any()
@@ -66,7 +75,7 @@ def test_dropping_never_takes_a_patients_last_modality(names):
 
 def test_dropping_follows_its_probability():
     present = dict.fromkeys(("ehr", "text"), torch.ones(20_000, dtype=torch.bool))
-    dropped = drop_modalities(present, 0.3, generator())
+    dropped = drop_modalities(present, 0.3, draws())
     # both hidden is undone: each is hidden with 0.3 - 0.09
     for mask in dropped.values():
         assert float((~mask).float().mean()) == pytest.approx(0.21, abs=0.015)
@@ -93,7 +102,7 @@ def test_number_of_steps(prepare, train, training, steps):
         patients=train + 2, splits=given_splits(train), training=training
     )
     before = model.weights()
-    result = train_locally(model, cohort, study, generator())
+    result = trained(model, cohort, study, generator())
     assert result.steps == steps
     assert math.isfinite(result.loss)
     assert not np.array_equal(model.weights(), before)
@@ -121,7 +130,7 @@ def shown(prepare, training, train=10):
     recording = Recording(cohort)
     recording.weight = torch.zeros(1, requires_grad=True)
     model.module = recording
-    train_locally(model, cohort, study, generator())
+    trained(model, cohort, study, generator())
     return recording.rows
 
 
@@ -147,7 +156,7 @@ def test_equal_generators_give_equal_weights_and_others_do_not(prepare):
     found = []
     for seed in (1, 1, 2):
         model.load(start)
-        train_locally(model, cohort, study, generator(seed))
+        trained(model, cohort, study, generator(seed))
         found.append(model.weights().tobytes())
     assert found[0] == found[1] != found[2]
 
@@ -157,10 +166,10 @@ def test_the_optimiser_starts_anew_each_round(prepare):
     start = model.weights()
     for _ in range(2):
         model.load(start)
-        train_locally(model, cohort, study, generator())
+        trained(model, cohort, study, generator())
         last = model.weights()
     model.load(start)
-    train_locally(model, cohort, study, generator())
+    trained(model, cohort, study, generator())
     assert np.array_equal(model.weights(), last)
 
 
@@ -177,7 +186,7 @@ def test_balanced_loss_is_that_of_torchs_pos_weight(prepare):
     logits = model.module(*cohort.inputs(rows, torch.device("cpu")))
     weight = torch.tensor(15 / 5)
     expected = binary_cross_entropy_with_logits(logits, labels, pos_weight=weight).item()
-    result = train_locally(model, cohort, study, generator())
+    result = trained(model, cohort, study, generator())
     assert result.loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -187,19 +196,19 @@ def test_balanced_loss_of_one_class_is_the_plain_one(prepare, value):
         splits=given_splits(38), training={"loss": {"class_weight": "balanced"}}
     )
     cohort = dataclasses.replace(cohort, labels=torch.full((40,), value))
-    assert math.isfinite(train_locally(model, cohort, study, generator()).loss)
+    assert math.isfinite(trained(model, cohort, study, generator()).loss)
 
 
 def test_a_loss_that_is_not_finite_is_not_reported_as_a_number(prepare):
     study, cohort, model = prepare(training={"optimizer": {"name": "sgd", "lr": 1e38}})
-    result = train_locally(model, cohort, study, generator())
+    result = trained(model, cohort, study, generator())
     assert result.loss is None or math.isfinite(result.loss)
 
 
 def test_training_lowers_the_loss_on_learnable_patients(prepare):
     study, cohort, model = prepare("ehr", "image", "text", training={"local_epochs": 8})
-    first = train_locally(model, cohort, study, generator()).loss
-    assert train_locally(model, cohort, study, generator()).loss < 0.7 * first
+    first = trained(model, cohort, study, generator()).loss
+    assert trained(model, cohort, study, generator()).loss < 0.7 * first
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -258,9 +258,10 @@ def test_privacy_spent_is_the_largest_of_any_hospital():
     spent = Privacy(
         mechanism="dp_sgd",
         sites={
-            "a": {"epsilon": {"pld": 2.9, "rdp": 3.2}, "delta": 1e-5},
-            "b": {"epsilon": 4.0, "delta": 1e-5},
+            "a": {"epsilon": {"pld": 2.9, "rdp": 5.2}, "reported": "pld", "delta": 1e-5},
+            "b": {"epsilon": {"pld": 3.991, "rdp": 4.4}, "reported": "pld", "delta": 1e-5},
         },
+        unit="patient",
         seeded=True,
     )
     fact = privacy_fact(spent)

@@ -1,0 +1,213 @@
+"""privacy.json: what a run cost its patients, from what the sites stated, to be recomputed.
+
+Nothing here is taken from a site's own epsilon: sites state sampling rate, noise multiplier and
+steps, and every epsilon is computed from those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from federation.privacy.accounting import ADJACENCY, Segment, epsilons, tightest
+from federation.study import Study
+from server.exchange import LOST, NO_REPLY, UNREADABLE
+
+SCHEMA = "wardround.privacy/1"
+
+WITHOUT_WORD = (LOST, NO_REPLY, UNREADABLE)
+
+_ADVERSARY = {
+    "dp_sgd": "whoever sees anything that leaves a site, the coordinator included",
+    "central": "whoever sees the model; not the coordinator, who sees updates without noise",
+}
+_COVERS = {
+    "none": "nothing",
+    "dp_sgd": "training patients only",
+    "central": "hospitals as a whole: the model, not the evaluation or the counts that sites send",
+}
+_OTHER_USES = (
+    ("number of training patients", "declared public", "it sets the sampling rate and the weight"),
+    ("class weights", "refused", "class_weight must be none"),
+    ("vocabulary and scaling", "independent", "from the study alone; a prepared one is refused"),
+    ("membership in a split", "independent", "a keyed hash or a given list; by time is refused"),
+    ("training loss", "not sent", "and not looked at by the site"),
+    ("patients by modality, notices", "not sent", "a part counts for all or for none by site.toml"),
+    ("zeroing of parts that few patients moved", "not done", "it would tell that they are few"),
+    ("early stopping, choice of round", "independent", "the model of the last round is kept"),
+    ("modality dropout", "independent", "drawn for each patient from the private generator"),
+    ("excluded patients", "not covered", "counts, small ones withheld; they do not train"),
+    (
+        "evaluation on tuning and held-out patients",
+        "not covered",
+        "summaries without noise, small cells withheld; other patients than those who train",
+    ),
+)
+"""Under dp_sgd: what else looks at patients' data, and what became of it."""
+
+
+def privacy_document(
+    study: Study,
+    rounds: Sequence[Mapping[str, Any]],
+    comparators: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    simulated: bool,
+) -> dict[str, Any]:
+    """Return privacy.json.
+
+    Args:
+        study: the resolved study.
+        rounds: the lines of rounds.jsonl.
+        comparators: what sites last said of their patients' privacy, by model and site.
+        simulated: whether central noise was drawn from a seed.
+    """
+    mechanism = study.privacy.mechanism
+    sites = sorted({site for record in rounds for site in record["answered"]})
+    head: dict[str, Any] = {"schema": SCHEMA, "mechanism": mechanism, "covers": _COVERS[mechanism]}
+    if mechanism == "none":
+        return {**head, "sites": {site: {"mechanism": "none"} for site in sites}}
+    head |= {"adversary": _ADVERSARY[mechanism], "delta": study.privacy.delta}
+    if mechanism == "central":
+        row = _central_row(study, rounds, simulated)
+        return {**head, "unit": "hospital", "seeded": simulated, "sites": dict.fromkeys(sites, row)}
+    told = _last_told(rounds)
+    document = {
+        **head,
+        "unit": "patient",
+        "adjacency": ADJACENCY,
+        "seeded": any(spent["seeded"] for spent in told.values()),
+        "sites": {
+            site: _site_row(study, spent, _unheard(site, rounds)) for site, spent in told.items()
+        },
+        "other_uses": [
+            dict(zip(("use", "status", "why"), row, strict=True)) for row in _OTHER_USES
+        ],
+    }
+    if len(told) > 1:
+        together = [segment for spent in told.values() for segment in _segments(spent)]
+        document["patient_of_every_site"] = {
+            "epsilon": _epsilons(together, study.privacy.delta),
+            "note": "for a person who is a patient of every site, the spends compose to this",
+        }
+    if comparators:
+        document["comparators"] = {
+            name: {site: _site_row(study, spent, 0) for site, spent in sorted(by_site.items())}
+            for name, by_site in sorted(comparators.items())
+        }
+    return document
+
+
+def privacy_warnings(document: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of the run must know of its privacy."""
+    warnings = []
+    rows = [("", document["sites"]), *document.get("comparators", {}).items()]
+    for name, sites in rows:
+        for site, row in sorted(sites.items()):
+            wanted, noise = row.get("study_noise_multiplier"), row.get("noise_multiplier")
+            if wanted is not None and noise > wanted * 1.0005:
+                of = f" for the model {name}" if name else ""
+                warnings.append(
+                    f"{site} had less of its patients' budget left than the study asks for: it "
+                    f"added noise of {noise:g} instead of {wanted:g}{of}."
+                )
+            if row.get("rounds_unheard"):
+                warnings.append(
+                    f"{site} may have trained in {row['rounds_unheard']} further rounds whose "
+                    "replies never came; epsilon_at_most counts them."
+                )
+    if document.get("seeded"):
+        warnings.append(
+            "The noise of differential privacy was drawn from the study's seed, as in every "
+            "simulation: this run shows what privacy costs, and protects nobody."
+        )
+    return warnings
+
+
+def _site_row(study: Study, spent: Mapping[str, Any], unheard: int) -> dict[str, Any]:
+    segments, delta = _segments(spent), study.privacy.delta
+    last = spent["segments"][-1]
+    epsilon = _epsilons(segments, delta)
+    row = {
+        "mechanism": "dp_sgd",
+        "unit": "patient",
+        "delta": delta,
+        "sampling_rate": last["sampling_rate"],
+        "noise_multiplier": last["noise_multiplier"],
+        "study_noise_multiplier": spent["wanted_noise"],
+        "max_grad_norm": study.privacy.max_grad_norm,
+        "steps": sum(segment.steps for segment in segments),
+        "rounds": sum(one["rounds"] for one in spent["segments"]),
+        "epsilon": epsilon,
+        "reported": tightest(segments, delta)[0],
+        "seeded": spent["seeded"],
+    }
+    if len(segments) > 1:
+        row["segments"] = spent["segments"]
+    if unheard:
+        steps = last["steps"] // last["rounds"] * unheard
+        more = Segment(last["sampling_rate"], last["noise_multiplier"], steps)
+        row |= {"rounds_unheard": unheard, "epsilon_at_most": _epsilons([*segments, more], delta)}
+    return row
+
+
+def _central_row(
+    study: Study, rounds: Sequence[Mapping[str, Any]], simulated: bool
+) -> dict[str, Any]:
+    released = [record["central"] for record in rounds if "central" in record]
+    delta = study.privacy.delta
+    segments = [Segment(1.0, one["noise_multiplier"], 1) for one in released]
+    clips = [one["clip"] for one in released]
+    return {
+        "mechanism": "central",
+        "unit": "hospital",
+        "adversary": _ADVERSARY["central"],
+        "delta": delta,
+        "sampling_rate": 1.0,
+        "noise_multiplier": released[0]["noise_multiplier"] if released else None,
+        "clip": {"first": clips[0], "last": clips[-1]} if clips else None,
+        "steps": len(released),
+        "rounds": len(released),
+        "epsilon": _epsilons(segments, delta) if segments else None,
+        "reported": tightest(segments, delta)[0] if segments else None,
+        "seeded": simulated,
+    }
+
+
+def _last_told(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What each site said last: it counts all its rounds, also those whose replies were lost."""
+    told: dict[str, Mapping[str, Any]] = {}
+    for record in rounds:
+        told |= record.get("spent", {})
+    return dict(sorted(told.items()))
+
+
+def _unheard(site: str, rounds: Sequence[Mapping[str, Any]]) -> int:
+    """Rounds after the site's last word in which it was asked, and nothing came back at all."""
+    count = 0
+    for record in rounds:
+        if site in record.get("spent", {}):
+            count = 0
+        elif record["failed"].get(site) in WITHOUT_WORD:
+            count += 1
+    return count
+
+
+def _segments(spent: Mapping[str, Any]) -> list[Segment]:
+    return [
+        Segment(one["sampling_rate"], one["noise_multiplier"], one["steps"])
+        for one in spent["segments"]
+    ]
+
+
+def _epsilons(segments: Sequence[Segment], delta: float) -> dict[str, float | None]:
+    return dict(_computed(tuple(segments), delta))
+
+
+@lru_cache(maxsize=4096)
+def _computed(segments: tuple[Segment, ...], delta: float) -> tuple[tuple[str, float | None], ...]:
+    found = epsilons(segments, delta)
+    # Six digits: beyond what any of the accountants is good for.
+    return tuple(
+        (name, None if value is None or value == float("inf") else float(f"{value:.6g}"))
+        for name, value in found.items()
+    )
