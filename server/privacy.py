@@ -6,15 +6,27 @@ steps, and every epsilon is computed from those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from federation.privacy.accounting import ADJACENCY, Segment, epsilons, tightest
+from federation.privacy.accounting import (
+    ADJACENCY,
+    Accountant,
+    Segment,
+    composed,
+    epsilon,
+    epsilons,
+    tightest,
+)
 from federation.study import Study
 from server.exchange import LOST, NO_REPLY, UNREADABLE
 
 SCHEMA = "wardround.privacy/1"
+
+MOST_WITH_PRV = 20
+"""Sites up to which the slowest accountant is asked too; it is there to compare with."""
 
 WITHOUT_WORD = (LOST, NO_REPLY, UNREADABLE)
 
@@ -71,13 +83,15 @@ def privacy_document(
         row = _central_row(study, rounds, simulated)
         return {**head, "unit": "hospital", "seeded": simulated, "sites": dict.fromkeys(sites, row)}
     told = _last_told(rounds)
+    prv = len(told) <= MOST_WITH_PRV
     document = {
         **head,
         "unit": "patient",
         "adjacency": ADJACENCY,
         "seeded": any(spent["seeded"] for spent in told.values()),
         "sites": {
-            site: _site_row(study, spent, _unheard(site, rounds)) for site, spent in told.items()
+            site: _site_row(study, spent, _unheard(site, rounds), prv)
+            for site, spent in told.items()
         },
         "other_uses": [
             dict(zip(("use", "status", "why"), row, strict=True)) for row in _OTHER_USES
@@ -91,7 +105,7 @@ def privacy_document(
         }
     if comparators:
         document["comparators"] = {
-            name: {site: _site_row(study, spent, 0) for site, spent in sorted(by_site.items())}
+            name: {site: _site_row(study, spent) for site, spent in sorted(by_site.items())}
             for name, by_site in sorted(comparators.items())
         }
     return document
@@ -123,10 +137,11 @@ def privacy_warnings(document: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _site_row(study: Study, spent: Mapping[str, Any], unheard: int) -> dict[str, Any]:
+def _site_row(
+    study: Study, spent: Mapping[str, Any], unheard: int = 0, prv: bool = False
+) -> dict[str, Any]:
     segments, delta = _segments(spent), study.privacy.delta
     last = spent["segments"][-1]
-    epsilon = _epsilons(segments, delta)
     row = {
         "mechanism": "dp_sgd",
         "unit": "patient",
@@ -137,7 +152,7 @@ def _site_row(study: Study, spent: Mapping[str, Any], unheard: int) -> dict[str,
         "max_grad_norm": study.privacy.max_grad_norm,
         "steps": sum(segment.steps for segment in segments),
         "rounds": sum(one["rounds"] for one in spent["segments"]),
-        "epsilon": epsilon,
+        "epsilon": _epsilons(segments, delta, prv),
         "reported": tightest(segments, delta)[0],
         "seeded": spent["seeded"],
     }
@@ -167,7 +182,7 @@ def _central_row(
         "clip": {"first": clips[0], "last": clips[-1]} if clips else None,
         "steps": len(released),
         "rounds": len(released),
-        "epsilon": _epsilons(segments, delta) if segments else None,
+        "epsilon": _epsilons(segments, delta, prv=True) if segments else None,
         "reported": tightest(segments, delta)[0] if segments else None,
         "seeded": simulated,
     }
@@ -199,15 +214,20 @@ def _segments(spent: Mapping[str, Any]) -> list[Segment]:
     ]
 
 
-def _epsilons(segments: Sequence[Segment], delta: float) -> dict[str, float | None]:
-    return dict(_computed(tuple(segments), delta))
+def _epsilons(
+    segments: Sequence[Segment], delta: float, prv: bool = False
+) -> dict[str, float | None]:
+    names: tuple[Accountant, ...] = ("pld", "rdp", "prv") if prv else ("pld", "rdp")
+    found = {name: _computed(composed(segments), delta, name) for name in names}
+    # Six digits: beyond what any of the accountants is good for.
+    return {
+        name: None if value is None or math.isinf(value) else float(f"{value:.6g}")
+        for name, value in found.items()
+    }
 
 
 @lru_cache(maxsize=4096)
-def _computed(segments: tuple[Segment, ...], delta: float) -> tuple[tuple[str, float | None], ...]:
-    found = epsilons(segments, delta)
-    # Six digits: beyond what any of the accountants is good for.
-    return tuple(
-        (name, None if value is None or value == float("inf") else float(f"{value:.6g}"))
-        for name, value in found.items()
-    )
+def _computed(segments: tuple[Segment, ...], delta: float, name: Accountant) -> float | None:
+    if name == "prv":
+        return epsilons(segments, delta)["prv"]
+    return epsilon(segments, delta, name)

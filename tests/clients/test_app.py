@@ -305,8 +305,15 @@ def test_the_search_for_planted_identifiers_finds_them():
     assert leaks(b"x" + struct.pack("<q", SUBJECT)) == [struct.pack("<q", SUBJECT)]
 
 
-@pytest.mark.parametrize("vocabulary", ["hashed", "prepared"])
-def test_no_planted_identifier_leaves_in_any_reply(planted_site, make_study, vocabulary):
+@pytest.mark.parametrize(
+    ("vocabulary", "privacy"),
+    [
+        ("hashed", {"mechanism": "none"}),
+        ("prepared", {"mechanism": "none"}),
+        ("hashed", {"mechanism": "dp_sgd", "epsilon": 2.0}),
+    ],
+)
+def test_no_planted_identifier_leaves_in_any_reply(planted_site, make_study, vocabulary, privacy):
     study = make_study(
         "ehr",
         "image",
@@ -317,6 +324,7 @@ def test_no_planted_identifier_leaves_in_any_reply(planted_site, make_study, voc
             "text": {"width": 8},
         },
         evaluation={"subgroups": ["sex", "age_band", "ethnicity"]},
+        privacy=privacy,
     )
     asked = Asked(planted_site)
     replies = [

@@ -9,13 +9,16 @@ from pydantic import ValidationError
 
 from clients.outbound import GateClosed, TakesNoPart, check, guarded, suppressed
 from clients.site import PolicySection, load_site
-from federation.errors import NoUsableModel, Refused, UserError
+from federation.errors import BudgetSpent, NoUsableModel, Refused, UserError
 from federation.messages import (
     TRAIN,
     DescribeBody,
     EvaluateBody,
+    LedgerHead,
     PrepareBody,
     Reply,
+    SpentBody,
+    SpentSegment,
     TrainBody,
 )
 from federation.metrics.summary import ScoreSummary
@@ -104,14 +107,60 @@ def test_what_the_policy_forbids_does_not_pass(kind):
     assert SECRET not in str(caught.value) or isinstance(caught.value, ValidationError)
 
 
+SPENT = SpentBody(
+    segments=[SpentSegment(sampling_rate=0.1, noise_multiplier=2.0, steps=10, rounds=1)],
+    wanted_noise=2.0,
+    seeded=False,
+    ledger=LedgerHead(length=1, hash="0" * 64),
+)
+
+
+def private(**changes):
+    body = {"loss": None, "steps": 10, "patients": {"ehr": 60, "image": 0}, "spent": SPENT}
+    return Reply("ok", TrainBody(**body | changes), update=UPDATE)
+
+
+def test_what_the_noise_covers_passes():
+    check(private(), POLICY, private=True)
+    check(
+        described(
+            patients={"train": 60}, modalities={"ehr": "suppressed", "image": 0}, counted=False
+        ),
+        POLICY,
+        private=True,
+    )
+
+
+UNCOVERED = {
+    "an update that no ledger paid for": private(spent=None),
+    "a training loss": private(loss=0.5),
+    "patients by modality": private(patients={"ehr": 60, "image": 55}),
+    "codes": prepared("LAB//50912"),
+    "a count by modality": described(modalities={"image": 40}, counted=False),
+    "a notice": described(notices={"image: not a DICOM file": 12}, counted=False),
+    "counts called counted": described(modalities={"image": 0}),
+}
+
+
+@pytest.mark.parametrize("kind", UNCOVERED)
+def test_what_the_noise_does_not_cover_does_not_pass(kind):
+    with pytest.raises(GateClosed):
+        check(UNCOVERED[kind], POLICY, private=True)
+
+
 @pytest.fixture
 def site(tmp_path, write_site):
     return load_site(write_site(tmp_path / "site", 2))
 
 
-def passed(answer, site):
-    """Return the status and all bytes that leave."""
-    records = guarded(lambda: (answer(), site))
+@pytest.fixture
+def passed(site, make_study):
+    """Return a function: what answers -> the status and all bytes that leave."""
+    return lambda answer, at=site: leaves(answer, at, make_study())
+
+
+def leaves(answer, site, study):
+    records = guarded(lambda: (answer(), site, study))
     content = recorddict_to_proto(records).SerializeToString()
     return Reply.from_records(records, TRAIN), content
 
@@ -141,37 +190,41 @@ ERRORS = {
         "the site's files need attention",
     ),
     "policy": (Refused(SECRET), "refused by the site's policy"),
+    "budget": (
+        BudgetSpent(SECRET),
+        "the privacy budget of the site's patients does not allow it",
+    ),
     "no patients": (TakesNoPart("no training patients"), "no training patients"),
     "gate": (GateClosed(SECRET), "the site failed"),
 }
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_after_an_error_only_a_status_leaves(site, kind, monkeypatch):
+def test_after_an_error_only_a_status_leaves(passed, kind, monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", False)
     error, status = ERRORS[kind]
-    reply, content = passed(raising(error), site)
+    reply, content = passed(raising(error))
     assert (reply.status, reply.body, reply.update) == (status, None, None)
     for word in SECRET.split():
         assert word.encode() not in content
 
 
-def test_the_site_s_own_log_keeps_what_did_not_leave(site, caplog):
+def test_the_site_s_own_log_keeps_what_did_not_leave(passed, caplog):
     with caplog.at_level(logging.WARNING, "wardround.site"):
-        passed(raising(ValueError(SECRET)), site)
-        passed(raising(UserError("labels.parquet", "a column is missing")), site)
+        passed(raising(ValueError(SECRET)))
+        passed(raising(UserError("labels.parquet", "a column is missing")))
     assert SECRET in caplog.text
     assert "a column is missing" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [k for k in REFUSED if k != "update of another kind"])
-def test_a_reply_that_the_gate_refuses_leaves_as_a_status_alone(site, kind):
-    reply, content = passed(lambda: REFUSED[kind], site)
+def test_a_reply_that_the_gate_refuses_leaves_as_a_status_alone(passed, kind):
+    reply, content = passed(lambda: REFUSED[kind])
     assert reply.status == "the site failed"
     assert b"Jane" not in content
 
 
-def test_the_minimum_is_the_site_s_own_not_the_body_s(tmp_path, write_site):
+def test_the_minimum_is_the_site_s_own_not_the_body_s(tmp_path, write_site, passed):
     site = load_site(write_site(tmp_path / "strict", 2, policy={"minimum_cell": 50}))
     reply, _ = passed(lambda: evaluated({"": cell(49)}), site)
     assert reply.status == "the site failed"

@@ -23,6 +23,11 @@ ROOT = Path(__file__).parents[2]
 NAMES = ["bayview", "millbrook", "st-elsewhere"]
 PREPARED = "modalities.ehr.vocabulary=prepared"
 ATTENTION = "the site's files need attention"
+WITNESSED = "the site's privacy ledger does not extend the one that was witnessed"
+ONE_MODALITY = (
+    'modalities={ehr={width=8, reference_ranges={"LAB//CRP"=[0, 50]}}}',
+    "fusion={kind='late'}",
+)
 PLANTED = "MRN-00417-jane-doe"
 
 
@@ -62,6 +67,38 @@ def test_simulation_and_superlink_end_in_the_same_model_and_metrics(
     assert differences(read(deployed / "metrics.json"), measured) == {}
 
 
+def test_a_deployed_site_spends_from_its_ledger_and_notices_a_restored_one(
+    consortium: Deployment, sites: Path, tmp_path: Path
+) -> None:
+    privacy = "privacy={mechanism='dp_sgd', epsilon=2.0}"
+    study = write_study(tmp_path, "training.rounds=2", privacy, *ONE_MODALITY)
+    consortium.run(study, tmp_path / "first")
+
+    document = read(tmp_path / "first/privacy.json")
+    assert document["seeded"] is False
+    for name in NAMES:
+        row = document["sites"][name]
+        assert row["rounds"] == 2
+        assert row["epsilon"]["pld"] <= 2.0
+        told = json.loads(wardround("ledger", sites / name, "--json"))
+        assert (told["verified"], told["seeded"]) == (True, False)
+        assert told["epsilon"]["pld"] == pytest.approx(row["epsilon"]["pld"], rel=1e-4)
+        assert told["head"] == read(tmp_path / "witness.json")[name]
+
+    ledger = sites / NAMES[0] / "state/ledger.sqlite"
+    backup = ledger.read_bytes()
+    again = load_study(study, ["study.name=again"])
+    study.write_text(again.to_toml())
+    consortium.run(study, tmp_path / "second")
+    assert rounds(tmp_path / "second")[-1]["answered"] == NAMES
+    ledger.write_bytes(backup)
+    consortium.run(study, tmp_path / "third")
+    for record in rounds(tmp_path / "third"):
+        assert record["answered"] == NAMES[1:]
+        assert record["failed"] == {NAMES[0]: WITNESSED}
+    assert "older copy restored" in consortium.services[NAMES[0]].log.read_text()
+
+
 @pytest.fixture
 def failing(sites: Path) -> Iterator[tuple[str, str]]:
     """Two sites whose own error messages quote something that must stay there."""
@@ -95,10 +132,11 @@ def test_no_word_of_a_site_s_error_reaches_the_coordinator(
     assert any(file.name.startswith("state.db") for file in containing(ATTENTION, received))
 
 
-def wardround(*arguments: object) -> None:
+def wardround(*arguments: object) -> str:
     command = [str(Path(sys.executable).parent / "wardround"), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def write_study(folder: Path, *changes: str) -> Path:
