@@ -9,7 +9,7 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, run
+from wardround import data, ledger, run, sweep
 
 cli = typer.Typer(
     name="wardround",
@@ -33,6 +33,8 @@ def _version(
 
 run.register(cli)
 data.register(cli)
+ledger.register(cli)
+sweep.register(cli)
 
 
 def main() -> None:

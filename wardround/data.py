@@ -20,6 +20,9 @@ def synthesize(
     sites: Annotated[int, typer.Option(help="Number of hospitals.")] = 6,
     patients: Annotated[int, typer.Option(help="Patients a hospital, on average.")] = 300,
     seed: Annotated[int, typer.Option(help="Equal seeds write equal files.")] = 7,
+    epsilon_per_patient: Annotated[
+        float | None, typer.Option(help="Privacy cap in the site files; 8 if it is left away.")
+    ] = None,
 ) -> None:
     """Write synthetic hospitals: MEDS events, DICOM images, notes, labels, known truth."""
     from simulations.consortium import synthesize as write
@@ -29,6 +32,7 @@ def synthesize(
         sites=sites,
         patients=patients,
         seed=seed,
+        epsilon_per_patient=epsilon_per_patient,
         progress=lambda text: print(text, file=sys.stderr),
     )
     print(out)

@@ -1,0 +1,1 @@
+"""Experiments over study keys and seeds: privacy budgets against accuracy, and others."""
