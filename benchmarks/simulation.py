@@ -43,20 +43,20 @@ def main() -> None:
     options = parser(__doc__).parse_args()
     repeats = 5 if options.quick else 25
     with tempfile.TemporaryDirectory() as folder:
-        files = {f"site-{i:03d}": _write_site(Path(folder), i) for i in range(SITES)}
+        files = {f"site-{i:03d}": write_site(Path(folder), i) for i in range(SITES)}
         publish(_measure(files, repeats), options.json)
 
 
 def _measure(files: dict[str, Path], repeats: int) -> list[Row]:
-    study = _study()
+    study = plain_study()
     workers = min(2, len(os.sched_getaffinity(0)))
     began = time.perf_counter()
     local = LocalGrid(files)
-    first_local = _timed(lambda: _round(local, study))
+    first_local = timed(lambda: _round(local, study))
     started_local = time.perf_counter() - began
     began = time.perf_counter()
     ray = RayGrid(files, workers)
-    first_ray = _timed(lambda: _round(ray, study))
+    first_ray = timed(lambda: _round(ray, study))
     started_ray = time.perf_counter() - began
     plain = PlainLoop(files, study)
     agree = np.abs(_round(local, study) - _round(ray, study)).max()
@@ -71,7 +71,7 @@ def _measure(files: dict[str, Path], repeats: int) -> list[Row]:
     seconds: dict[str, list[float]] = {name: [] for name in rounds}
     for _ in range(repeats):
         for name, run in rounds.items():
-            seconds[name].append(_timed(run))
+            seconds[name].append(timed(run))
     ray.close()
     median = {name: statistics.median(times) for name, times in seconds.items()}
     base = median["plain"]
@@ -145,13 +145,15 @@ def _round(grid: SimulatedGrid, study: Study) -> Vector:
     return run_rounds(Task(exchange, study, agreed_vocabulary(study.modalities.ehr))).weights
 
 
-def _timed(run: Callable[[], Any]) -> float:
+def timed(run: Callable[[], Any]) -> float:
+    """Return the seconds that something takes."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
 
 
-def _study() -> Study:
+def plain_study() -> Study:
+    """Return the study that all timings share: one round, an MLP of 20k parameters."""
     return Study.model_validate(
         {
             "study": {"name": "simulation-benchmark", "seed": 1},
@@ -177,7 +179,7 @@ def _study() -> Study:
     )
 
 
-def _write_site(folder: Path, index: int) -> Path:
+def write_site(folder: Path, index: int) -> Path:
     """Write one hospital of random patients whose label is the sign of a weighted sum."""
     site = folder / f"site-{index:03d}"
     (site / "meds" / "data").mkdir(parents=True)

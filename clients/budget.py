@@ -200,12 +200,15 @@ def note_unprotected(instruction: Instruction, request: str, patients: int, ledg
 
 def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> SpentBody:
     """Return what the coordinator may know: the segments of this run's model, and the head."""
-    lines = ledger.lines(instruction.run, instruction.model)
-    ordered = sorted(lines, key=lambda line: (line.sampling_rate, line.noise_multiplier))
+    entries = ledger.entries()
+    lines = [
+        entry.line
+        for entry in entries
+        if (entry.line.run, entry.line.model) == (instruction.run, instruction.model)
+    ]
+    ordered = sorted(lines, key=_terms)
     segments = []
-    for (rate, noise), group in groupby(
-        ordered, key=lambda line: (line.sampling_rate, line.noise_multiplier)
-    ):
+    for (rate, noise), group in groupby(ordered, key=_terms):
         rounds = list(group)
         segments.append(
             SpentSegment(
@@ -215,13 +218,16 @@ def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> Spe
                 rounds=len(rounds),
             )
         )
-    head = ledger.head()
     return SpentBody(
         segments=tuple(segments),
         wanted_noise=wanted_noise(instruction.study, patients),
         seeded=any(line.seeded for line in lines),
-        ledger=LedgerHead(length=head.length, hash=head.hash),
+        ledger=LedgerHead(length=len(entries), hash=entries[-1].hash),
     )
+
+
+def _terms(line: Line) -> tuple[float, float]:
+    return line.sampling_rate, line.noise_multiplier
 
 
 def _first_noise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def synthesize(
     patients: int,
     seed: int,
     image_size: int = 64,
+    epsilon_per_patient: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> None:
     """Write a consortium of synthetic hospitals.
@@ -31,12 +33,20 @@ def synthesize(
         patients: patients per hospital on average; sizes differ, the total is sites * patients.
         seed: of everything.
         image_size: height and width of the radiographs in pixels.
+        epsilon_per_patient: privacy cap of every site file; None leaves the default.
         progress: called with one line per hospital.
 
     Raises:
         UserError: if `out` is in use or a number is out of range.
     """
-    _check(out, sites=sites, patients=patients, seed=seed, image_size=image_size)
+    _check(
+        out,
+        sites=sites,
+        patients=patients,
+        seed=seed,
+        image_size=image_size,
+        epsilon_per_patient=epsilon_per_patient,
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,13 +57,24 @@ def synthesize(
         if progress:
             progress(f"{hospital.name}: {hospital.size} patients ({index + 1} of {sites})")
         people = draw_people(hospital, index, seed)
-        realised.append(write_site(out / hospital.name, hospital, people, index, seed, image_size))
+        folder = out / hospital.name
+        realised.append(
+            write_site(folder, hospital, people, index, seed, image_size, epsilon_per_patient)
+        )
         everyone.append(people)
     arguments = {"sites": sites, "patients": patients, "seed": seed, "image_size": image_size}
     write_truth(out, hospitals, everyone, realised, arguments)
 
 
-def _check(out: Path, *, sites: int, patients: int, seed: int, image_size: int) -> None:
+def _check(
+    out: Path,
+    *,
+    sites: int,
+    patients: int,
+    seed: int,
+    image_size: int,
+    epsilon_per_patient: float | None,
+) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             out, "is in use: expected a new or empty folder", remedy="Give another folder."
@@ -64,6 +85,8 @@ def _check(out: Path, *, sites: int, patients: int, seed: int, image_size: int) 
         "--seed": (seed, 0, 2**63 - 1),
         "--image-size": (image_size, 16, 2048),
     }
+    if epsilon_per_patient is not None and not 0 < epsilon_per_patient < math.inf:
+        raise UserError("--epsilon-per-patient", f"{epsilon_per_patient:g} is not above 0")
     for option, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise UserError(option, f"{value} is not between {low} and {high}")

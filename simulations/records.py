@@ -53,7 +53,13 @@ AFTERMATH = (
 
 
 def write_site(
-    folder: Path, hospital: Hospital, people: list[Person], index: int, seed: int, image_size: int
+    folder: Path,
+    hospital: Hospital,
+    people: list[Person],
+    index: int,
+    seed: int,
+    image_size: int,
+    epsilon_per_patient: float | None = None,
 ) -> dict[str, Any]:
     """Write the folder of one hospital; `index` is its place in the order.
 
@@ -62,7 +68,8 @@ def write_site(
     """
     for part in ("data/meds/data", "data/meds/metadata", "data/dicom", "state"):
         (folder / part).mkdir(parents=True)
-    (folder / "site.toml").write_text(_SITE_TOML.format(name=hospital.name))
+    cap = "" if epsilon_per_patient is None else f"epsilon_per_patient = {epsilon_per_patient}\n"
+    (folder / "site.toml").write_text(_SITE_TOML.format(name=hospital.name) + cap)
     key = hashlib.sha256(f"wardround patient key {seed} {hospital.name}".encode()).hexdigest()
     (folder / "state" / "patient.key").write_text(key)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from federation.metrics.discrimination import Tables
@@ -18,6 +20,7 @@ FEWEST_EVENTS = 5
 """Patients of each class below which a recalibration line means nothing."""
 
 _TOO_FEW = f"fewer than {FEWEST_EVENTS} patients of one class"
+_UNTOLD = "too few scores lie between 0 and 1"
 _SEPARATED = "the scores separate the classes completely"
 
 
@@ -62,7 +65,10 @@ def calibration_slope(summary: ScoreSummary) -> Estimate:
     Source: Cox, Biometrika 1958; Van Calster et al., BMC Medicine 2019.
     """
     reason = _unfit(summary)
-    return Estimate.undefined(reason) if reason else Estimate(float(recalibration(summary)[1]))
+    if reason:
+        return Estimate.undefined(reason)
+    slope = float(recalibration(summary)[1])
+    return Estimate(slope) if math.isfinite(slope) else Estimate.undefined(_UNTOLD)
 
 
 def calibration_intercept(summary: ScoreSummary) -> Estimate:
@@ -102,13 +108,18 @@ def brier_of(tables: Tables, scores: Floats) -> Floats:
 def recalibration(summary: ScoreSummary) -> Floats:
     """Intercept and slope of the maximum-likelihood line, by Newton's method: (2,).
 
-    The summary must hold both classes, not separated (see ``calibration_slope``).
+    The summary must hold both classes, not separated (see ``calibration_slope``); not a number
+    where the line cannot be told.
     """
     counts = summary.counts.astype(np.float64)
-    line = np.array([0.0, 1.0])
+    # From the flat line, where the information is largest: at slope 1 scores near 0 and 1, as
+    # those of a model that noise has wrecked, have next to none.
+    line = np.zeros(2)
     likelihood = _log_likelihood(counts, line)
     for _ in range(100):
         step = recalibration_step(counts, line, SCORES)
+        if not np.isfinite(step).all():
+            return np.full(2, np.nan)
         size = 1.0
         while _log_likelihood(counts, line + size * step) < likelihood and size > 1e-6:
             size /= 2

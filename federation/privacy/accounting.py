@@ -267,4 +267,6 @@ def _kind(segment: Segment) -> tuple[float, float]:
 
 
 def _is_number(value: object) -> bool:
+    if type(value) is float:  # nearly always, and cheaper to tell
+        return math.isfinite(value)
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

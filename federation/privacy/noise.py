@@ -100,4 +100,4 @@ def noised(total: Tensor, deviation: float, randomness: Randomness) -> Tensor:
     """
     grid = 2.0 ** (math.floor(math.log2(deviation)) - GRID_BITS)
     noise = randomness.normal(total.numel())
-    return torch.round((total.detach().cpu().double() + deviation * noise) / grid) * grid
+    return noise.mul_(deviation).add_(total.detach().cpu()).div_(grid).round_().mul_(grid)

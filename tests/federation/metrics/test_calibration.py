@@ -1,5 +1,8 @@
 """Calibration from counts agrees with the patients' own scores."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -13,6 +16,7 @@ from federation.metrics.calibration import (
     expected_calibration_error,
 )
 from federation.metrics.summary import ECE_BINS, ScoreSummary, merge
+from server.evaluator import cell
 
 
 def logit(scores):
@@ -86,3 +90,14 @@ def test_calibration_curve_shares_the_patients_among_its_groups(simulated):
     assert [score for score, _, _ in points] == sorted(score for score, _, _ in points)
     assert sum(risk * size for _, risk, size in points) == pytest.approx(summary.positives)
     assert calibration_curve(ScoreSummary.empty()) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_that_are_nearly_all_0_or_1_have_a_slope_or_a_reason(seed):
+    """As those of a model that the noise of differential privacy has wrecked."""
+    rng = np.random.default_rng(seed)
+    scores = rng.choice([0.0, 1e-4, 0.5, 1.0 - 1e-9, 1.0], 300, p=[0.4, 0.08, 0.02, 0.1, 0.4])
+    summary = ScoreSummary.from_scores(scores, rng.integers(0, 2, 300))
+    slope = calibration_slope(summary)
+    assert slope.reason or math.isfinite(slope.value)
+    json.dumps(cell(summary), allow_nan=False)
