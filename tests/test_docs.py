@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
 from clients.cohort import read_patients
 from clients.site import SiteFile, load_site
 from federation.study import SplitSection, TaskSection
+from simulations.runner import simulate
 
 ROOT = Path(__file__).parents[1]
 SITE_DATA = ROOT / "docs" / "site-data.md"
@@ -46,6 +48,21 @@ def test_site_data_page_describes_every_key_of_the_site_file():
         assert {f"{table}.{key}" for key in section.annotation.model_fields} <= described
 
 
+def test_script_of_the_privacy_page_recomputes_a_run_s_figures(tmp_path, write_site, make_study):
+    for name in ("bern", "basel"):
+        write_site(tmp_path / "sites" / name, 100, seed=len(name))
+    study = make_study(privacy={"mechanism": "dp_sgd", "epsilon": 3.0})
+    simulate(study, tmp_path / "sites", tmp_path / "run", workers=0)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/privacy.md").read_text(), re.DOTALL)
+    (tmp_path / "recompute.py").write_text(code)
+    lines = run(tmp_path, "recompute.py", "run/privacy.json").splitlines()
+    assert [line.split()[0] for line in lines] == ["basel", "bern"]
+    for line in lines:
+        _, theirs, ours = line.split()
+        assert float(ours) == pytest.approx(float(theirs), rel=2e-3)
+        assert 2.9 < float(ours) <= 3.0
+
+
 def run(folder, *arguments):
     ended = subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -57,3 +74,4 @@ def run(folder, *arguments):
     )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
+    return ended.stdout
