@@ -14,7 +14,7 @@ from clients.ledger import site_ledger
 from clients.site import load_site
 from clients.workbench import Workbench
 from federation.flower import simulated_context, stamp, take_simulated_identity
-from federation.messages import DESCRIBE, PREPARE, TRAIN, Instruction, LedgerHead, Reply
+from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, LedgerHead, Reply
 from federation.models.build import build_model
 from federation.privacy.noise import Seeded
 from federation.vocabulary import agreed_vocabulary
@@ -105,6 +105,13 @@ def test_nothing_that_the_noise_does_not_cover_leaves(site, study):
     assert (told.body.notices, told.body.counted) == ({}, False)
     assert told.body.patients["train"] == patients
     assert asked.ask(PREPARE, instruction).body is None
+
+
+def test_training_patients_are_never_scored_for_the_coordinator(site, study):
+    asked = Asked(site())
+    reply = asked.ask(EVALUATE, instruction_for(study(), split="train"))
+    assert (reply.status, reply.body) == ("not an instruction of this version", None)
+    assert asked.ask(EVALUATE, instruction_for(study(), split="tuning")).status == "ok"
 
 
 def test_a_message_that_comes_again_gets_the_same_reply_and_costs_nothing(site, study):
