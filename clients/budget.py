@@ -155,23 +155,7 @@ def spend(
                 "spent. `wardround ledger` shows on what."
             )
 
-    ledger.append(
-        Line(
-            kind="segment",
-            run=instruction.run,
-            study=study.study.name,
-            fingerprint=study.fingerprint,
-            model=instruction.model,
-            round=instruction.round,
-            request=request,
-            patients=patients,
-            sampling_rate=rate,
-            noise_multiplier=noise,
-            steps=steps,
-            seeded=seeded,
-        ),
-        affordable,
-    )
+    ledger.append(_line(instruction, request, patients, segment, seeded), affordable)
     return segment
 
 
@@ -179,23 +163,7 @@ def note_unprotected(instruction: Instruction, request: str, patients: int, ledg
     """Write into the ledger, once for each model of a run, that no epsilon covers its training."""
     if ledger.lines(instruction.run, instruction.model):
         return
-    study = instruction.study
-    ledger.append(
-        Line(
-            kind="unprotected",
-            run=instruction.run,
-            study=study.study.name,
-            fingerprint=study.fingerprint,
-            model=instruction.model,
-            round=instruction.round,
-            request=request,
-            patients=patients,
-            sampling_rate=0.0,
-            noise_multiplier=0.0,
-            steps=0,
-            seeded=False,
-        )
-    )
+    ledger.append(_line(instruction, request, patients, None, seeded=False))
 
 
 def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> SpentBody:
@@ -223,6 +191,27 @@ def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> Spe
         wanted_noise=wanted_noise(instruction.study, patients),
         seeded=any(line.seeded for line in lines),
         ledger=LedgerHead(length=len(entries), hash=entries[-1].hash),
+    )
+
+
+def _line(
+    instruction: Instruction, request: str, patients: int, segment: Segment | None, seeded: bool
+) -> Line:
+    """Return what the ledger keeps of a round; without a segment, that nothing protects it."""
+    study = instruction.study
+    return Line(
+        kind="segment" if segment else "unprotected",
+        run=instruction.run,
+        study=study.study.name,
+        fingerprint=study.fingerprint,
+        model=instruction.model,
+        round=instruction.round,
+        request=request,
+        patients=patients,
+        sampling_rate=segment.sampling_rate if segment else 0.0,
+        noise_multiplier=segment.noise_multiplier if segment else 0.0,
+        steps=segment.steps if segment else 0,
+        seeded=seeded,
     )
 
 

@@ -8,39 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.serde import message_to_proto
+from asking import Asked
+from flwr.app import ConfigRecord, RecordDict
 
-from clients.app import build_app
 from clients.workbench import Workbench
-from federation.flower import simulated_context, stamp, take_simulated_identity
-from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, Reply
+from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction
 from federation.metrics.summary import ScoreSummary
 from federation.models.build import build_model
 from federation.vocabulary import Vocabulary, agreed_vocabulary
-
-NODE = 100
-
-
-class Asked:
-    """One site's ClientApp: ``ask`` gives the decoded reply, ``sent`` all bytes that left."""
-
-    def __init__(self, folder, workbench=None):
-        take_simulated_identity()
-        self.app = build_app(workbench or Workbench())
-        self.context = simulated_context(NODE, str(folder))
-        self.sent = b""
-
-    def ask(self, kind, instruction):
-        return self.ask_records(kind, instruction.to_records())
-
-    def ask_records(self, kind, records):
-        message = Message(records, dst_node_id=NODE, message_type=kind)
-        stamp(message, "message-1")
-        reply = self.app(message, self.context)
-        assert not reply.has_error()
-        self.sent += message_to_proto(reply).SerializeToString()
-        return Reply.from_records(reply.content, kind)
 
 
 def instruction_for(study, **more):

@@ -91,9 +91,13 @@ def test_studies_one_after_another_get_more_noise_near_the_cap_and_then_nothing(
     study, site, ledger
 ):
     hospital, noises = site(epsilon_per_patient=4.5), []
-    with pytest.raises(BudgetSpent, match="policy.epsilon_per_patient"):
+
+    def until_refused():
         for run in range(100):
             noises.append(whole_run(study(), hospital, ledger, f"{run:x}")[0].noise_multiplier)
+
+    with pytest.raises(BudgetSpent, match=r"policy\.epsilon_per_patient"):
+        until_refused()
     assert len(noises) > 2
     wanted = wanted_noise(study(), PATIENTS)
     assert noises[0] == wanted
@@ -107,10 +111,14 @@ def test_noise_stays_as_it_was_when_the_run_began_and_the_cap_ends_it(study, sit
     hospital = site(epsilon_per_patient=2.5)
     first = spend(asked(study()), WEIGHTS, PATIENTS, hospital, ledger, False)
     whole_run(study(), hospital, ledger, "b2")
-    with pytest.raises(BudgetSpent, match="is spent"):
+
+    def to_the_end():
         for round_ in range(2, 6):
             later = spend(asked(study(), round_), WEIGHTS, PATIENTS, hospital, ledger, False)
             assert later == first
+
+    with pytest.raises(BudgetSpent, match="is spent"):
+        to_the_end()
     assert cap(hospital.policy).epsilon_spent(ledger.segments()) <= 2.5
 
 
@@ -152,7 +160,7 @@ def test_a_large_delta_or_batch_is_refused_with_the_field(study, site):
     check_terms(study(), PATIENTS, site())
     with pytest.raises(UnfitTerms, match=r"privacy.delta \(study\): 0.001 is above 0.1 / patients"):
         check_terms(study({"delta": 1e-3}), PATIENTS, site())
-    with pytest.raises(UnfitTerms, match="policy.delta: 0.001 is above"):
+    with pytest.raises(UnfitTerms, match=r"policy\.delta: 0\.001 is above"):
         check_terms(study(), PATIENTS, site(delta=1e-3))
     with pytest.raises(UnfitTerms, match="batches of 201, and this site has 200"):
         check_terms(study(training={"batch_size": 201}), PATIENTS, site())

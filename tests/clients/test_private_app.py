@@ -5,21 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Message
-from flwr.common.serde import message_to_proto
+from asking import Asked
 
 from clients import app as clients_app
-from clients.app import build_app
 from clients.ledger import site_ledger
 from clients.site import load_site
 from clients.workbench import Workbench
-from federation.flower import simulated_context, stamp, take_simulated_identity
-from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, LedgerHead, Reply
+from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, LedgerHead
 from federation.models.build import build_model
 from federation.privacy.noise import Seeded
 from federation.vocabulary import agreed_vocabulary
 
-NODE = 100
 BUDGET = "the privacy budget of the site's patients does not allow it"
 WITNESSED = "the site's privacy ledger does not extend the one that was witnessed"
 UNFIT = "the study's privacy terms do not fit the site"
@@ -30,23 +26,6 @@ class Rehearsing(Workbench):
 
     def randomness(self, seed, *purpose):
         return Seeded(seed, *purpose)
-
-
-class Asked:
-    """One site's ClientApp, as after a restart; ``sent`` holds all bytes that left."""
-
-    def __init__(self, folder, workbench=None):
-        take_simulated_identity()
-        self.app = build_app(workbench or Workbench())
-        self.context = simulated_context(NODE, str(folder))
-        self.sent = b""
-
-    def ask(self, kind, instruction):
-        message = Message(instruction.to_records(), dst_node_id=NODE, message_type=kind)
-        stamp(message, "message-1")
-        reply = self.app(message, self.context)
-        self.sent += message_to_proto(reply).SerializeToString()
-        return Reply.from_records(reply.content, kind)
 
 
 def instruction_for(study, round_=1, **more):

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 STEPS = 4
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
 BOUNDARIES = ("before the first step", *(f"after step {i}" for i in range(1, STEPS + 1)), "in keep")
 
 
 def die_in(folder, boundary, study):
     """Train a round as a deployed site does, and kill this process at a boundary."""
+    from test_private_app import Asked, instruction_for
+
     from clients import training
     from clients.replies import StoredReplies
     from federation.messages import TRAIN
-    from tests.clients.test_private_app import Asked, instruction_for
 
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -44,8 +45,9 @@ def die_in(folder, boundary, study):
 
 def main(folder, document):
     """Die once at each boundary, and tell what the ledger holds after each."""
+    from test_private_app import entries
+
     from federation.study import Study
-    from tests.clients.test_private_app import entries
 
     study = Study.model_validate_json(document)
     told = []
@@ -69,10 +71,10 @@ def test_a_kill_at_any_step_boundary_leaves_the_round_in_the_ledger(
         training={"rounds": 20, "local_epochs": None, "local_steps": STEPS},
     )
     folder = write_site(tmp_path / "bern", 100)
-    code = "import sys; from tests.clients.test_private_kill import main; main(*sys.argv[1:])"
+    code = "import sys; from test_private_kill import main; main(*sys.argv[1:])"
     ended = subprocess.run(
         [sys.executable, "-c", code, str(folder), study.canonical],
-        cwd=ROOT,
+        cwd=HERE,
         capture_output=True,
         text=True,
         timeout=200,

@@ -1,0 +1,32 @@
+"""One site's ClientApp, asked with Flower messages."""
+
+from flwr.app import Message
+from flwr.common.serde import message_to_proto
+
+from clients.app import build_app
+from clients.workbench import Workbench
+from federation.flower import simulated_context, stamp, take_simulated_identity
+from federation.messages import Reply
+
+NODE = 100
+
+
+class Asked:
+    """One site's ClientApp: ``ask`` gives the decoded reply, ``sent`` all bytes that left."""
+
+    def __init__(self, folder, workbench=None):
+        take_simulated_identity()
+        self.app = build_app(workbench or Workbench())
+        self.context = simulated_context(NODE, str(folder))
+        self.sent = b""
+
+    def ask(self, kind, instruction):
+        return self.ask_records(kind, instruction.to_records())
+
+    def ask_records(self, kind, records):
+        message = Message(records, dst_node_id=NODE, message_type=kind)
+        stamp(message, "message-1")
+        reply = self.app(message, self.context)
+        assert not reply.has_error()
+        self.sent += message_to_proto(reply).SerializeToString()
+        return Reply.from_records(reply.content, kind)
