@@ -173,7 +173,7 @@ def _train_privately(
     run, name = instruction.run, instruction.model
     if not randomness.seeded and (said := workbench.replies(file).find(run, name, request)):
         return said
-    clipped = workbench.clipped(study, model)
+    clipped = workbench.clipped(study, instruction.vocabulary, model)
     try:
         check_terms(study, patients, site)
         segment = spend(instruction, request, patients, site, ledger, randomness.seeded)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from federation.privacy.layers import UnfitForPrivacy
 from torch import Tensor
 
 from clients.cohort import Patients, read_patients
@@ -18,9 +17,10 @@ from clients.ledger import Ledger, site_ledger
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from federation.errors import UserError
-from federation.models.build import FlatModel, build_model
+from federation.models.build import FlatModel, build_model, probe_inputs
 from federation.models.losses import patient_losses
 from federation.privacy.clipping import ClippedSum, clipped_sum
+from federation.privacy.layers import UnfitForPrivacy, check_forward, check_loss
 from federation.privacy.noise import OperatingSystem, Randomness
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
@@ -119,8 +119,8 @@ class Workbench:
         key = ("model", study.fingerprint, vocabulary and vocabulary.canonical, str(device))
         return self._once(key, lambda: _on_one_thread(study, vocabulary, device))
 
-    def clipped(self, study: Study, model: FlatModel) -> ClippedSum:
-        """Return what sums the model's clipped gradients; the model is checked to bear it.
+    def clipped(self, study: Study, vocabulary: Vocabulary | None, model: FlatModel) -> ClippedSum:
+        """Return what sums the model's clipped gradients; model and loss are checked to bear it.
 
         Raises:
             UserError: naming the layer that does not.
@@ -129,9 +129,14 @@ class Workbench:
 
         def make() -> ClippedSum:
             try:
-                return clipped_sum(
-                    model, patient_losses, privacy.max_grad_norm, privacy.clipped_sum
-                )
+                check_loss(patient_losses)
+                norm, mode = privacy.max_grad_norm, privacy.clipped_sum
+                clipped = clipped_sum(model, patient_losses, norm, mode)
+                values, present = probe_inputs(study, vocabulary)
+                on = {name: value.to(model.device) for name, value in values.items()}
+                masks = {name: mask.to(model.device) for name, mask in present.items()}
+                check_forward(model.module, on, masks)
+                return clipped
             except (UnfitForPrivacy, ValueError) as error:
                 raise UserError("the study's model", str(error), field="modalities") from None
 

@@ -124,6 +124,33 @@ def build_model(
         return FlatModel(MultimodalModel(encoders, fusion).to(device or torch.device("cpu")))
 
 
+def probe_inputs(
+    study: Study, vocabulary: Vocabulary | None, patients: int = 3
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return made-up arguments of the study's model, to try it with before it sees a patient.
+
+    Every patient differs from the others, and lacks another modality where there are several.
+    """
+    generator = torch.Generator().manual_seed(0)
+    modalities, values = study.modalities, {}
+    if modalities.ehr is not None:
+        assert vocabulary is not None
+        shape = (patients, vocabulary.places * len(modalities.ehr.aggregates))
+        values["ehr"] = torch.randn(shape, generator=generator)
+    if modalities.image is not None:
+        size = modalities.image.size
+        values["image"] = torch.rand((patients, 1, size, size), generator=generator)
+    if modalities.text is not None:
+        tokens = (patients, modalities.text.max_tokens)
+        values["text"] = torch.randint(0, modalities.text.buckets, tokens, generator=generator)
+    names = list(values)
+    absent = range(len(names)) if len(names) > 1 else ()
+    present = {name: torch.ones(patients, dtype=torch.bool) for name in names}
+    for k in absent:
+        present[names[k]][k % patients] = False
+    return values, present
+
+
 def _parts(named: list[tuple[str, nn.Parameter]]) -> tuple[Part, ...]:
     """Group consecutive parameters by the modality that they belong to."""
     parts: list[Part] = []

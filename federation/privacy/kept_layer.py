@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +14,30 @@ Waiting = tuple[Callable[[Tensor], None], GradientEdge]
 """What takes in the gradient at an edge of the autograd graph, and the edge."""
 
 
-class Layer(ABC):
-    """One unit of the model, whose forward method is replaced while the model runs."""
+class Batch:
+    """What the layers of a model share while a batch goes through it."""
 
-    def __init__(self, module: nn.Module, name: str):
-        self.module, self.name = module, name
-        self.original: Callable[..., Any] = module.forward
-        self.trained = [p for p in module.parameters() if p.requires_grad]
-        self.patients = self.calls = 0
+    def __init__(self) -> None:
+        self.patients = 0
         self.waiting: list[Waiting] = []
+
+
+class Layer(ABC):
+    """One unit of the model; its `forward` stands in for the module's while the model runs."""
+
+    least_dimensions = 1  # of an input with one row for each patient
+
+    def __init__(self, module: nn.Module, name: str, batch: Batch):
+        self.module, self.name, self.batch = module, name, batch
+        self.original: Callable[..., Any] = module.forward
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self.totals = [cast(Tensor, p.grad).view(-1) for p in trained]
+        self.calls = 0
 
     @classmethod
     def takes(cls, module: Any) -> bool:
         """Whether the rule holds for a module with these settings."""
         return True
-
-    def patch(self, patients: int, waiting: list[Waiting]) -> None:
-        """Replace the module's forward method."""
-        self.patients, self.waiting, self.calls = patients, waiting, 0
-        self.module.__dict__["forward"] = self.forward
-
-    def restore(self) -> None:
-        """Give the module its own forward method back."""
-        self.module.__dict__.pop("forward", None)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class Layer(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """Free what was kept."""
+        """Free what was kept, and count calls anew."""
 
     def keep(self, x: Tensor, out: Tensor, kept: Any, at_once: bool) -> None:
         """Have `measure` called with the gradient of ``out``.
@@ -72,7 +73,8 @@ class Layer(ABC):
             kept: for `measure`.
             at_once: in the midst of the backward pass, so as to keep nothing to its end.
         """
-        self.check(x)
+        if x.dim() < self.least_dimensions or x.shape[0] != self.batch.patients:
+            raise self.not_by_patient(x)
         node = out.grad_fn
         if node is None:
             return
@@ -87,22 +89,21 @@ class Layer(ABC):
         if at_once and x.requires_grad:
             out.register_hook(measure)  # type: ignore[no-untyped-call]
         else:  # for the first layers too: the backward pass goes only as far as it is asked to
-            self.waiting.append((measure, GradientEdge(node, out.output_nr)))
+            self.batch.waiting.append((measure, GradientEdge(node, out.output_nr)))
 
-    def check(self, x: Tensor) -> None:
-        """Raise ValueError unless there is one row for each patient."""
-        if x.dim() < 1 or len(x) != self.patients:
-            raise ValueError(
-                f"{self.name}: its input has shape {tuple(x.shape)}, not one row for each of "
-                f"{self.patients} patients; use the mode per_patient"
-            )
+    def not_by_patient(self, x: Tensor) -> ValueError:
+        """Return what to raise where an input has not one row for each patient."""
+        return ValueError(
+            f"{self.name}: its input has shape {tuple(x.shape)}, not one row for each of "
+            f"{self.batch.patients} patients; use the mode per_patient"
+        )
 
 
 class SampledLayer(Layer):
     """Makes each patient's gradient, adds up those of several calls, and keeps that."""
 
-    def __init__(self, module: nn.Module, name: str):
-        super().__init__(module, name)
+    def __init__(self, module: nn.Module, name: str, batch: Batch):
+        super().__init__(module, name, batch)
         self.sums: list[Tensor] = []
 
     @abstractmethod
@@ -111,7 +112,7 @@ class SampledLayer(Layer):
 
     def measure(self, kept: Any, gradient: Tensor) -> None:
         """See `Layer`."""
-        found = [sample.reshape(self.patients, -1) for sample in self.samples(kept, gradient)]
+        found = [sample.reshape(self.batch.patients, -1) for sample in self.samples(kept, gradient)]
         self.sums = [a + b for a, b in zip(self.sums, found, strict=True)] if self.sums else found
 
     def norms(self) -> list[Tensor]:
@@ -120,15 +121,9 @@ class SampledLayer(Layer):
 
     def add(self, factors: Tensor) -> None:
         """See `Layer`."""
-        for parameter, total in zip(self.trained, self.sums, strict=False):
-            flat_gradient(parameter).addmv_(total.t(), factors)
+        for total, samples in zip(self.totals, self.sums, strict=False):
+            total.addmv_(samples.t(), factors)
 
     def forget(self) -> None:
         """See `Layer`."""
-        self.sums = []
-
-
-def flat_gradient(parameter: Tensor) -> Tensor:
-    """Return where a parameter's gradient is added up, (elements,)."""
-    assert parameter.grad is not None
-    return parameter.grad.view(-1)
+        self.sums, self.calls = [], 0
