@@ -125,7 +125,7 @@ def spend(
     """
     study = instruction.study
     rate, steps = study.training.batch_size / patients, round_steps(study, patients)
-    mine = ledger.lines(instruction.run, instruction.model)
+    mine = _lines_of(instruction, ledger)
     same = [line for line in mine if (line.round, line.request) == (instruction.round, request)]
     if seeded and same:
         return _segment(same[0])
@@ -161,19 +161,14 @@ def spend(
 
 def note_unprotected(instruction: Instruction, request: str, patients: int, ledger: Ledger) -> None:
     """Write into the ledger, once for each model of a run, that no epsilon covers its training."""
-    if ledger.lines(instruction.run, instruction.model):
+    if _lines_of(instruction, ledger):
         return
     ledger.append(_line(instruction, request, patients, None, seeded=False))
 
 
 def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> SpentBody:
     """Return what the coordinator may know: the segments of this run's model, and the head."""
-    entries = ledger.entries()
-    lines = [
-        entry.line
-        for entry in entries
-        if (entry.line.run, entry.line.model) == (instruction.run, instruction.model)
-    ]
+    lines, head = _lines_of(instruction, ledger), ledger.head()
     ordered = sorted(lines, key=_terms)
     segments = []
     for (rate, noise), group in groupby(ordered, key=_terms):
@@ -190,8 +185,14 @@ def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> Spe
         segments=tuple(segments),
         wanted_noise=wanted_noise(instruction.study, patients),
         seeded=any(line.seeded for line in lines),
-        ledger=LedgerHead(length=len(entries), hash=entries[-1].hash),
+        ledger=LedgerHead(length=head.length, hash=head.hash),
     )
+
+
+def _lines_of(instruction: Instruction, ledger: Ledger) -> list[Line]:
+    """Return the lines of this model, study and run; a run's id alone could be given twice."""
+    lines = ledger.lines(instruction.run, instruction.model)
+    return [line for line in lines if line.fingerprint == instruction.study.fingerprint]
 
 
 def _line(

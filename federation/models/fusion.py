@@ -7,6 +7,7 @@ influence on the logits; the model sees to it that it is finite.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -29,7 +30,7 @@ class LateFusion(nn.Module):
             torch.where(present[name], head(encoded[name]).squeeze(-1), 0.0)
             for name, head in self.heads.items()
         ]
-        return torch.stack(logits).sum(0)
+        return functools.reduce(torch.add, logits)
 
 
 class EarlyFusion(nn.Module):

@@ -61,4 +61,4 @@ def private_mean(
     for values, present, labels in batches:
         clipped.add(values, present, labels)
     total = noised(gradient, segment.noise_multiplier * max_grad_norm, randomness)
-    gradient.copy_(total / (segment.sampling_rate * patients))
+    gradient.copy_(total.div_(segment.sampling_rate * patients))

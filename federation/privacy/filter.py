@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from federation.privacy.accounting import Segment, check_delta, check_epsilon, composed
 from federation.privacy.calibration import smallest_noise
@@ -100,14 +101,21 @@ class RdpFilter:
         >>> RdpFilter(8.0, 1e-5).calibrated_noise([], 0.05, 200)
         0.836
         """
-        used, budget = self.rdp(spent), self.budget
-        if used >= budget:
-            return None
+        return _calibrated_noise(self, composed(spent), sampling_rate, steps)
 
-        def share(noise: float) -> float:
-            both = self.rdp([*spent, Segment(sampling_rate, noise, steps)])
-            part = (both - used) / (budget - used)
-            # rounding of the differences must not admit what ``admits`` does not
-            return part if both <= budget else max(part, 1 + 1e-15)
 
-        return smallest_noise(share)
+@lru_cache(maxsize=4096)  # many sites of a simulation have spent the same
+def _calibrated_noise(
+    cap: RdpFilter, spent: tuple[Segment, ...], sampling_rate: float, steps: int
+) -> float | None:
+    used, budget = cap.rdp(spent), cap.budget
+    if used >= budget:
+        return None
+
+    def share(noise: float) -> float:
+        both = cap.rdp([*spent, Segment(sampling_rate, noise, steps)])
+        part = (both - used) / (budget - used)
+        # rounding of the differences must not admit what ``admits`` does not
+        return part if both <= budget else max(part, 1 + 1e-15)
+
+    return smallest_noise(share)

@@ -143,6 +143,12 @@ def test_models_of_one_run_are_planned_apart_and_paid_together(study, site, ledg
     assert told.ledger.hash == ledger.head().hash
 
 
+def test_another_study_under_the_same_run_gets_noise_of_its_own(study, site, ledger):
+    loose = spend(asked(study({"epsilon": 6.0})), WEIGHTS, PATIENTS, site(), ledger, False)
+    strict = spend(asked(study({"epsilon": 0.5})), WEIGHTS, PATIENTS, site(), ledger, False)
+    assert strict.noise_multiplier > 5 * loose.noise_multiplier
+
+
 def test_what_is_told_adds_the_rounds_of_a_run_up(study, site, ledger):
     whole_run(study(), site(), ledger, seeded=True)
     told = spent_so_far(asked(study()), PATIENTS, ledger)
