@@ -3,8 +3,8 @@
 100 sites of 100 patients, an MLP of 20k parameters, 4 Poisson steps of 32 patients on average.
 Ours is the whole path of a simulation: messages, a line in every site's ledger, noise, the gate,
 exact sums. Opacus' is a researcher's loop: for each site a fresh model with the global weights,
-``make_private`` with hooks, four steps, and the update added up; no messages, no ledgers. Rounds are
-interleaved; the figures are medians.
+``make_private`` with hooks, four steps, and the update added up; no messages, no ledgers. Rounds
+are interleaved; the figures are medians.
 """
 
 from __future__ import annotations
