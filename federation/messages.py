@@ -54,6 +54,7 @@ Status = Literal[
 REFUSALS: tuple[Status, ...] = (
     "refused by the site's policy",
     "the privacy budget of the site's patients does not allow it",
+    "the site's privacy ledger does not extend the one that was witnessed",
 )
 """A site that answers so could have done what was asked, and its rules forbid it."""
 
