@@ -250,7 +250,7 @@ def epsilon_text(spent: Mapping[str, Any]) -> str:
     """Epsilon by every accountant that has one.
 
     >>> epsilon_text({"epsilon": {"pld": 3.1415, "prv": None}})
-    'PLD 3.14'
+    'PLD 3.15'
     """
     found = spent.get("epsilon") or {}
     return ", ".join(f"{name.upper()} {rounded_up(one)}" for name, one in found.items() if one)

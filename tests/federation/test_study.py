@@ -88,7 +88,12 @@ def test_unknown_key_names_the_nearest_valid_one(tmp_path, key, guess):
         ("modalities.ehr.aggregates=[]", "modalities.ehr.aggregates", "at least 1"),
         ("modalities.ehr.aggregates=['mode']", "modalities.ehr.aggregates", "is not one of"),
         ("modalities.image.size=8", "modalities.image.size", "greater than or equal to 32"),
-        ("privacy.mechanism=dp_sgd", "privacy.mechanism", "refuses rather than pretend"),
+        ("privacy.mechanism=dp_sgd", "privacy", "needs an epsilon"),
+        ("privacy.epsilon=2.0", "privacy", 'mechanism "none" protects nobody'),
+        ("privacy.epsilon=-1.0", "privacy.epsilon", "greater than 0"),
+        ("privacy.delta=1", "privacy.delta", "less than 1"),
+        ("privacy.accountant=gdp", "privacy.accountant", "is not one of"),
+        ("privacy.participation=1.5", "privacy.participation", "less than or equal to 1"),
         ("privacy.mechanism=magic", "privacy.mechanism", "is not one of"),
         ("evaluation.baselines=['locl']", "evaluation.baselines", "is not one of"),
         ("evaluation.subgroups=['gender']", "evaluation.subgroups", "is not one of"),
@@ -243,7 +248,6 @@ CHANGED = {
 ONLY_ONE = {
     ("task", "kind"),
     ("strategy", "name"),
-    ("privacy", "mechanism"),
     ("training", "loss", "name"),
     ("modalities", "image", "encoder"),
     ("modalities", "text", "encoder"),
@@ -255,7 +259,7 @@ def test_every_single_value_changes_the_fingerprint(make_study):
     fingerprints = {base.fingerprint}
     seen = 0
     for path, value in leaves(base.to_dict()):
-        if path in ONLY_ONE:
+        if path in ONLY_ONE or path[0] == "privacy":  # its values depend on one another; below
             continue
         document = copy.deepcopy(base.to_dict())
         table = document
@@ -282,6 +286,27 @@ def test_every_single_value_changes_the_fingerprint(make_study):
         seen += 1
     assert seen > 35
     assert len(fingerprints) >= seen  # the two that only swap fractions may coincide
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mechanism": "central"},
+        {"epsilon": 2.5},
+        {"delta": 1e-6},
+        {"max_grad_norm": 0.5},
+        {"accountant": "rdp"},
+        {"participation": 0.5},
+        {"clipped_sum": "hooks"},
+        {"physical_batch": 64},
+    ],
+)
+def test_every_privacy_term_changes_the_fingerprint(make_study, change):
+    terms = {"mechanism": "dp_sgd", "epsilon": 2.0}
+    plain, other = (
+        make_study(privacy=terms | more, strategy={"weighting": "uniform"}) for more in ({}, change)
+    )
+    assert plain.fingerprint != other.fingerprint
 
 
 def test_momentum_changes_the_fingerprint(make_study):
