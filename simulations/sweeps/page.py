@@ -41,7 +41,10 @@ def render(results: Results) -> str:
     from plotly.offline import get_plotlyjs  # 5 MB, read only when a page is written
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader([HERE, REPORT_FOLDER]),  # its macros draw the tables and figures
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     plan = results.plan
     return environment.get_template("sweep.html.jinja").render(

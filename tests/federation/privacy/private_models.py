@@ -150,3 +150,18 @@ def added(model, clipped, *batches):
     for batch in batches:
         clipped.add(*batch)
     return model.vector.grad.double()
+
+
+def check_sum(model, clipped, batch, rows, norm):
+    """Of no patient, of the first, and of all, the clipped sum is that of the definition."""
+    for patients in (0, 1, PATIENTS):
+        found = added(model, clipped, first(batch, patients))
+        error = (found - expected_sum(rows[:patients], norm)).norm()
+        assert error <= 1e-5 * norm * max(patients, 1)
+
+
+def check_bound(model, clipped, batch, norm):
+    """No patient alone adds more than the clipping norm."""
+    for i in range(PATIENTS):
+        found = added(model, clipped, part(batch, slice(i, i + 1)))
+        assert found.norm() <= norm * (1 + 1e-5)
