@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from federation.errors import Refused
 from federation.messages import (
     DescribeBody,
     Instruction,
+    LedgerHead,
     PrepareBody,
     Reply,
     SmallCount,
@@ -33,6 +35,9 @@ from federation.randomness import torch_generator
 from federation.study import Study
 
 logger = logging.getLogger("wardround.site")
+
+LARGEST_WEIGHT = 1e6
+"""Under differential privacy: an honest model has none such; a crafted one seeks float32's limits."""
 
 Handler = Callable[[Instruction, str, Site, Workbench], Reply]
 
@@ -172,7 +177,7 @@ def _train_privately(
     )
     run, name = instruction.run, instruction.model
     if not randomness.seeded and (said := workbench.replies(file).find(run, name, request)):
-        return said
+        return _said_again(said, ledger)
     clipped = workbench.clipped(study, instruction.vocabulary, model)
     try:
         check_terms(study, patients, site)
@@ -193,6 +198,15 @@ def _train_privately(
     if not randomness.seeded:
         workbench.replies(file).keep(run, name, request, reply)
     return reply
+
+
+def _said_again(said: Reply, ledger: Ledger) -> Reply:
+    """Return a reply as it was given, with the ledger's present head: other runs may go on."""
+    assert isinstance(said.body, TrainBody) and said.body.spent is not None
+    head = ledger.head()
+    now = LedgerHead(length=head.length, hash=head.hash)
+    spent = said.body.spent.model_copy(update={"ledger": now})
+    return dataclasses.replace(said, body=said.body.model_copy(update={"spent": spent}))
 
 
 def _trained(
@@ -266,6 +280,9 @@ def _model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatMo
     model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
     weights = instruction.weights
     if weights is None or len(weights) != len(model.vector) or not np.isfinite(weights).all():
+        raise TakesNoPart("not an instruction of this version")
+    private = instruction.study.privacy.mechanism == "dp_sgd"
+    if private and np.abs(weights).max(initial=0.0) > LARGEST_WEIGHT:
         raise TakesNoPart("not an instruction of this version")
     model.load(weights)
     return model

@@ -7,6 +7,7 @@ than that left. Every round is a segment of its own in the ledger, written befor
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import groupby
@@ -18,6 +19,8 @@ from federation.messages import Instruction, LedgerHead, SpentBody, SpentSegment
 from federation.privacy.accounting import Segment, calibrated_noise
 from federation.privacy.filter import RdpFilter
 from federation.study import Study
+
+logger = logging.getLogger("wardround.site")
 
 
 class UnfitTerms(UserError):
@@ -62,6 +65,15 @@ def check_terms(study: Study, patients: int, site: Site) -> None:
                 field=field,
                 remedy="With a larger delta a mechanism may publish a few patients outright.",
             )
+    try:
+        wanted_noise(study, patients)
+    except ValueError as error:
+        raise UnfitTerms(
+            site.file,
+            str(error),
+            field="privacy.epsilon (study)",
+            remedy="Ask for a larger epsilon, or for fewer rounds and steps.",
+        ) from None
 
 
 def planned_rounds(study: Study) -> int:
@@ -130,11 +142,6 @@ def spend(
     if seeded and same:
         return _segment(same[0])
     planned, filter_ = planned_rounds(study), cap(site.policy)
-    if len(mine) >= planned:
-        raise BudgetSpent(
-            f"{site.file}: the {planned} rounds that the study {study.study.name} planned for this "
-            "site (training.rounds x privacy.participation) are used up."
-        )
     if mine and mine[0].patients != patients:
         raise UnfitTerms(
             site.file,
@@ -148,6 +155,11 @@ def spend(
     segment = Segment(rate, noise, steps)
 
     def affordable(spent: Sequence[Segment]) -> None:
+        if len(_lines_of(instruction, ledger)) >= planned:
+            raise BudgetSpent(
+                f"{site.file}: the {planned} rounds that the study {study.study.name} planned for "
+                "this site (training.rounds x privacy.participation) are used up."
+            )
         if not filter_.admits(spent, segment):
             raise BudgetSpent(
                 f"{site.file}: policy.epsilon_per_patient: {filter_.epsilon:g} allows no further "
@@ -163,6 +175,12 @@ def note_unprotected(instruction: Instruction, request: str, patients: int, ledg
     """Write into the ledger, once for each model of a run, that no epsilon covers its training."""
     if _lines_of(instruction, ledger):
         return
+    logger.warning(
+        "%s: the study %s trains without differential privacy at this site: no epsilon and no cap "
+        "covers its patients (policy.require_privacy = true would refuse)",
+        ledger.path,
+        instruction.study.study.name,
+    )
     ledger.append(_line(instruction, request, patients, None, seeded=False))
 
 

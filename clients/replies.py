@@ -7,6 +7,9 @@ message that a network delivers twice must not cost one.
 from __future__ import annotations
 
 import os
+import secrets
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +41,14 @@ class StoredReplies:
                     return None
                 body = TrainBody.model_validate_json(str(stored["body"]))
                 return Reply("ok", body, update=stored["update"])
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None  # cut short by a crash: the round is computed, and paid for, again
 
     def keep(self, run: str, model: str, request: str, reply: Reply) -> None:
         """Keep a reply to training in place of the model's last one; on disk when it returns."""
         assert isinstance(reply.body, TrainBody) and reply.update is not None
         self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._folder / ".draft"
+        draft = self._folder / f".{secrets.token_hex(8)}"
         with draft.open("wb") as file:
             np.savez(
                 file,
@@ -58,7 +61,7 @@ class StoredReplies:
         draft.replace(self._file(run, model))
         newest = sorted(self._folder.glob("*.npz"), key=lambda kept: -kept.stat().st_mtime)
         for old in newest[MOST_KEPT:]:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
     def _file(self, run: str, model: str) -> Path:
         return self._folder / f"{run}.{model.replace(':', '.')}.npz"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
@@ -67,8 +67,8 @@ class PolicySection(Section):
     minimum_cell: int = Field(default=10, gt=0, le=1_000_000)
     score_bins: Literal["merged", "fine"] = "merged"
     unit: Literal["patient"] = "patient"
-    epsilon_per_patient: PositiveFloat = 8.0
-    delta: float = Field(default=1e-5, gt=0, lt=1)
+    epsilon_per_patient: float = Field(default=8.0, gt=0, le=10_000, strict=True)
+    delta: float = Field(default=1e-5, gt=0, lt=1, strict=True)
     require_privacy: bool = False
     approve: Literal["ask", "listed"] = "ask"
 

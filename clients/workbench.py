@@ -136,9 +136,10 @@ class Workbench:
                 on = {name: value.to(model.device) for name, value in values.items()}
                 masks = {name: mask.to(model.device) for name, mask in present.items()}
                 check_forward(model.module, on, masks)
-                return clipped
             except (UnfitForPrivacy, ValueError) as error:
                 raise UserError("the study's model", str(error), field="modalities") from None
+            _try_out(clipped, model, (on, masks), privacy.clipped_sum)
+            return clipped
 
         return self._once(("clipped", study.fingerprint, id(model)), make)
 
@@ -171,6 +172,31 @@ class Workbench:
         if key not in self._kept:
             self._kept[key] = make()
         return cast(T, self._kept[key])
+
+
+def _try_out(
+    clipped: ClippedSum, model: FlatModel, inputs: tuple[dict[str, Tensor], ...], mode: str
+) -> None:
+    """Add up made-up patients once, so that a mode that cannot is known before a round is paid."""
+    gradient = model.vector.grad
+    assert gradient is not None
+    values, present = inputs
+    training = model.module.training
+    try:
+        model.module.train()
+        clipped.add(
+            values, present, torch.zeros(len(next(iter(present.values()))), device=model.device)
+        )
+    except Exception as error:
+        raise UserError(
+            "the study",
+            f'"{mode}" cannot take this model: {type(error).__name__}: {error}',
+            field="privacy.clipped_sum",
+            remedy='Use "auto".',
+        ) from None
+    finally:
+        model.module.train(training)
+        gradient.zero_()
 
 
 def _on_one_thread(study: Study, vocabulary: Vocabulary | None, device: torch.device) -> FlatModel:

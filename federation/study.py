@@ -214,9 +214,9 @@ class PrivacySection(Section):
     """
 
     mechanism: Literal["none", "dp_sgd", "central"] = "none"
-    epsilon: PositiveFloat | None = None
-    delta: float = Field(default=1e-5, gt=0, lt=1)
-    max_grad_norm: float = Field(default=1.0, gt=0, le=10_000)
+    epsilon: float | None = Field(default=None, gt=0, strict=True)
+    delta: float = Field(default=1e-5, gt=0, lt=1, strict=True)
+    max_grad_norm: float = Field(default=1.0, ge=0.001, le=10_000, strict=True)
     accountant: Literal["pld", "rdp"] = "pld"
     participation: float = Field(default=1.0, gt=0, le=1)
     adaptive_clipping: bool = False

@@ -64,10 +64,10 @@ class CentralPrivacy:
         result = noised(torch.from_numpy(total.total()), on_sum * used, randomness)
         total.replace(result.numpy())
         if adaptive:
-            # Half a unit: a hospital more or less moves "within minus half of all" by that much.
-            on_count = 0.5 * multiplier / math.sqrt(COUNT_SHARE)
-            centred = torch.tensor([total.within - total.members / 2], dtype=torch.float64)
-            share = float(noised(centred, on_count, randomness)) / total.members + 0.5
+            # A hospital whose update counts for nothing moves the count by one.
+            on_count = multiplier / math.sqrt(COUNT_SHARE)
+            within = torch.tensor([total.within], dtype=torch.float64)
+            share = float(noised(within, on_count, randomness)) / total.members
             self.clip = used * math.exp(-RATE * (min(max(share, 0.0), 1.0) - QUANTILE))
         return {"clip": used, "noise_multiplier": multiplier, "next_clip": self.clip}
 

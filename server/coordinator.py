@@ -114,7 +114,7 @@ def run_study(
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
     folder.write_json("privacy.json", privacy)
-    warnings += privacy_warnings(privacy)
+    warnings += privacy_warnings(privacy, folder.rounds())
     folder.write_json("warnings.json", warnings)
     seconds = round(time.perf_counter() - began, 1)
     folder.write_environment({**environment, "seconds": seconds})
@@ -190,7 +190,8 @@ def _warnings_of(sites: Mapping[str, Any], study: Study) -> list[str]:
             if told["patients"].get(split) == 0:
                 warnings.append(f"{site} has no patient in the {split} split.")
         train = told["patients"].get("train")
-        if isinstance(train, int) and 0 < train < batch:
+        private = study.privacy.mechanism == "dp_sgd"  # a smaller site refuses then
+        if isinstance(train, int) and 0 < train < batch and not private:
             warnings.append(
                 f"{site} has {train} training patients, fewer than a batch of {batch}; its batches "
                 "are smaller."

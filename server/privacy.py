@@ -22,8 +22,16 @@ from federation.privacy.accounting import (
 )
 from federation.study import Study
 from server.exchange import LOST, NO_REPLY, UNREADABLE
+from server.witness import WENT_BACK
 
 SCHEMA = "wardround.privacy/1"
+
+PRIVACY_REASONS = (
+    "the privacy budget of the site's patients does not allow it",
+    "the study's privacy terms do not fit the site",
+    "the site's privacy ledger does not extend the one that was witnessed",
+    WENT_BACK,
+)
 
 MOST_WITH_PRV = 20
 """Sites up to which the slowest accountant is asked too; it is there to compare with."""
@@ -49,6 +57,11 @@ _OTHER_USES = (
     ("zeroing of parts that few patients moved", "not done", "it would tell that they are few"),
     ("early stopping, choice of round", "independent", "the model of the last round is kept"),
     ("modality dropout", "independent", "drawn for each patient from the private generator"),
+    (
+        "a record that cannot be read",
+        "not covered",
+        "it stops the whole site, which says so; that somebody has it can be seen",
+    ),
     ("excluded patients", "not covered", "counts, small ones withheld; they do not train"),
     (
         "evaluation on tuning and held-out patients",
@@ -92,6 +105,11 @@ def privacy_document(
         "sites": {
             site: _site_row(study, spent, _unheard(site, rounds), prv)
             for site, spent in told.items()
+        }
+        | {
+            site: _silent_row(study, _unheard(site, rounds))
+            for site in sorted(_asked(rounds) - told.keys())
+            if _unheard(site, rounds)
         },
         "other_uses": [
             dict(zip(("use", "status", "why"), row, strict=True)) for row in _OTHER_USES
@@ -108,12 +126,24 @@ def privacy_document(
             name: {site: _site_row(study, spent) for site, spent in sorted(by_site.items())}
             for name, by_site in sorted(comparators.items())
         }
+        for site, row in document["sites"].items():
+            spents = [told.get(site), *(by_site.get(site) for by_site in comparators.values())]
+            fits = [segment for spent in spents if spent for segment in _segments(spent)]
+            if fits:
+                row["epsilon_with_comparators"] = _epsilons(fits, study.privacy.delta)
     return document
 
 
-def privacy_warnings(document: Mapping[str, Any]) -> list[str]:
+def privacy_warnings(
+    document: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
     """Return what a reader of the run must know of its privacy."""
     warnings = []
+    for record in rounds:
+        for site, why in {**record["failed"], **record.get("rejected", {})}.items():
+            told = f"{site} took no part for its patients' privacy: {why}."
+            if why in PRIVACY_REASONS and told not in warnings:
+                warnings.append(told)
     rows = [("", document["sites"]), *document.get("comparators", {}).items()]
     for name, sites in rows:
         for site, row in sorted(sites.items()):
@@ -127,7 +157,7 @@ def privacy_warnings(document: Mapping[str, Any]) -> list[str]:
             if row.get("rounds_unheard"):
                 warnings.append(
                     f"{site} may have trained in {row['rounds_unheard']} further rounds whose "
-                    "replies never came; epsilon_at_most counts them."
+                    "replies never came; epsilon_at_most counts them, if it ever answered."
                 )
     if document.get("seeded"):
         warnings.append(
@@ -163,6 +193,22 @@ def _site_row(
         more = Segment(last["sampling_rate"], last["noise_multiplier"], steps)
         row |= {"rounds_unheard": unheard, "epsilon_at_most": _epsilons([*segments, more], delta)}
     return row
+
+
+def _silent_row(study: Study, unheard: int) -> dict[str, Any]:
+    """A site that was asked, and of which nothing was ever heard: it may have trained."""
+    return {
+        "mechanism": "dp_sgd",
+        "unit": "patient",
+        "delta": study.privacy.delta,
+        "epsilon": None,
+        "rounds_unheard": unheard,
+        "note": "it never answered; its own ledger tells what it spent",
+    }
+
+
+def _asked(rounds: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {site for record in rounds for site in record["asked"]}
 
 
 def _central_row(

@@ -6,8 +6,11 @@ cannot tell; the coordinator, who was told its length and the hash of its last l
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from federation.errors import UserError
@@ -30,16 +33,7 @@ class Witness:
 
     def __init__(self, file: Path):
         self._file = file
-        try:
-            known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-            self._heads = {site: LedgerHead.model_validate(head) for site, head in known.items()}
-        except (OSError, ValueError, AttributeError):
-            raise UserError(
-                file,
-                "what the coordinator knew of the sites' privacy ledgers is damaged",
-                remedy="Restore it from a backup. Without it, a site's restored ledger goes "
-                "unnoticed.",
-            ) from None
+        self._heads = self._read()
 
     def of(self, site: str) -> LedgerHead | None:
         """Return the last head of a site; None if it never told one."""
@@ -51,15 +45,28 @@ class Witness:
         Returns:
             Why the site cannot be believed; empty if it can.
         """
-        known = self._heads.get(site)
-        if known is not None and (
-            head.length < known.length or (head.length == known.length and head != known)
-        ):
-            return WENT_BACK
-        if head != known:
-            self._heads[site] = head
-            self._write()
+        with self._alone():
+            self._heads = self._read()  # other runs note heads too
+            known = self._heads.get(site)
+            if known is not None and head.length <= known.length and head != known:
+                return WENT_BACK
+            if head != known:
+                self._heads[site] = head
+                self._write()
         return ""
+
+    def _read(self) -> dict[str, LedgerHead]:
+        try:
+            text = self._file.read_text(encoding="utf-8") if self._file.exists() else "{}"
+            known = json.loads(text).items()
+            return {site: LedgerHead.model_validate(head) for site, head in known}
+        except (OSError, ValueError, AttributeError):
+            raise UserError(
+                self._file,
+                "what the coordinator knew of the sites' privacy ledgers is damaged",
+                remedy="Restore it from a backup. Without it, a site's restored ledger goes "
+                "unnoticed.",
+            ) from None
 
     def _write(self) -> None:
         heads = {site: head.model_dump() for site, head in sorted(self._heads.items())}
@@ -69,3 +76,10 @@ class Witness:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._file)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold back other runs of this coordinator."""
+        with self._file.with_name(f".{self._file.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

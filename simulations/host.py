@@ -120,6 +120,9 @@ class SiteHost:
                 patients, unusable = self._workbench.patients(file, study), {}
             else:
                 vocabulary = None if section is None else agreed_vocabulary(section)
+                if private:
+                    model = self._workbench.model(study, vocabulary, choose_device(site))
+                    self._workbench.clipped(study, vocabulary, model)
                 cohort = self._workbench.cohort(file, study, vocabulary)
                 patients, unusable = cohort.patients, cohort.unusable
             if private and len(patients.splits["train"]) >= site.policy.minimum_cell:

@@ -82,7 +82,7 @@ def test_page_gives_the_choices_and_bounds_that_are_checked(key):
     if key == "modalities.ehr.aggregates":  # listed in a table of their own
         kind = " ".join(re.findall(r"^\| (`\"\w+\"`) \|", PAGE.read_text(), re.MULTILINE))
     assert set(re.findall(r'"\w+"', kind)) == expected
-    stated = {float(number) for number in re.findall(r"`(\d+)`", kind)}
+    stated = {float(number) for number in re.findall(r"`(\d+(?:\.\d+)?)`", kind)}
     assert stated == set(bounds(FIELDS[key]))
 
 

@@ -263,10 +263,12 @@ def _privacy_row(site: str, model: str, one: Mapping[str, Any]) -> list[Td]:
     wanted, noise = one.get("study_noise_multiplier"), one.get("noise_multiplier")
     raised = f"study: {_shown(wanted)}" if wanted and noise and noise > wanted * 1.0005 else ""
     numbers = [Td(_shown(one.get(key, "–"))) for key in ("steps", "rounds")]
+    everything = one.get("epsilon_with_comparators")
+    with_all = f"with comparators {epsilon_text({'epsilon': everything})}" if everything else ""
     return [
         Td(site, model),
         Td("–" if epsilon is None else rounded_up(epsilon), note),
-        Td(epsilon_text(one), look="text"),
+        Td(epsilon_text(one), with_all, look="text"),
         Td(_shown(one.get("delta", "–"))),
         Td(_shown(one.get("sampling_rate", "–"))),
         Td(_shown(noise if noise is not None else "–"), raised),

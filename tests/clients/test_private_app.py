@@ -1,6 +1,7 @@
 """A site under DP-SGD, asked with Flower messages: what it pays, what it says, what it refuses."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,46 @@ def test_a_message_that_comes_again_gets_the_same_reply_and_costs_nothing(site, 
     assert np.array_equal(first.update, again.update)
     assert first.body == again.body
     assert len(entries(folder)) == 1
+
+
+def test_a_stored_reply_is_sent_again_with_the_ledger_s_present_head(site, study):
+    folder, first, other = site(), instruction_for(study()), instruction_for(study(), run="cd34")
+    Asked(folder).ask(TRAIN, first)
+    later = Asked(folder).ask(TRAIN, other).body.spent.ledger
+    assert Asked(folder).ask(TRAIN, first).body.spent.ledger == later
+    assert len(entries(folder)) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_stored_reply_costs_another_round_and_no_more(site, study, damage):
+    folder, instruction = site(), instruction_for(study(training={"rounds": 3}))
+    Asked(folder).ask(TRAIN, instruction)
+    (file,) = (folder / "state/replies").glob("*.npz")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes({"cut": content[:-30], "flipped": content, "empty": b""}[damage])
+    assert Asked(folder).ask(TRAIN, instruction).status == "ok"
+    assert len(entries(folder)) == 2
+
+
+def test_one_message_at_the_same_time_from_many_sides_costs_the_planned_rounds_at_most(site, study):
+    folder, instruction = site(), instruction_for(study(training={"rounds": 1}))
+    sides = [Asked(folder) for _ in range(4)]
+    for side in sides:  # all have read the data before the first one pays
+        side.ask(DESCRIBE, instruction)
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda side: side.ask(TRAIN, instruction), sides))
+    assert {reply.status for reply in replies} <= {"ok", BUDGET}
+    assert len(entries(folder)) == 1
+
+
+def test_weights_beyond_those_of_any_honest_model_are_refused_unpaid(site, study):
+    folder = site()
+    crafted = instruction_for(study()).weights
+    crafted[0] = 2e6
+    reply = Asked(folder).ask(TRAIN, instruction_for(study(), weights=crafted))
+    assert reply.status == "not an instruction of this version"
+    assert entries(folder) == []
 
 
 def test_other_weights_or_another_round_is_another_spend(site, study):
@@ -213,6 +254,7 @@ def test_a_ledger_that_cannot_be_used_is_refused_before_any_data_is_read(
     ("sections", "policy"),
     [
         ({"training": {"batch_size": 90}}, {}),
+        ({"privacy": {"epsilon": 1e-9}}, {}),
         ({"privacy": {"delta": 0.01}}, {}),
         ({}, {"delta": 0.01}),
     ],

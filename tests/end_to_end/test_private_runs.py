@@ -154,6 +154,14 @@ MISTAKES = {
     "delta of one": (["privacy.delta=1.0"], "privacy.delta"),
     "large delta": (["privacy.delta=0.01"], "0.1 / patients"),
     "batch over the site": (["training.batch_size=60"], "draws batches of 60"),
+    "epsilon of next to nothing": (["privacy.epsilon=1e-9"], "privacy.epsilon (study)"),
+    "epsilon in words": (["privacy.epsilon='8'"], "privacy.epsilon"),
+    "epsilon true": (["privacy.epsilon=true"], "privacy.epsilon"),
+    "tiny clipping norm": (["privacy.max_grad_norm=1e-6"], "privacy.max_grad_norm"),
+    "mode that cannot": (
+        ["privacy.clipped_sum=ew", "fusion.kind=early"],
+        'privacy.clipped_sum: "ew" cannot take this model',
+    ),
     "class weights": (["training.loss.class_weight=balanced"], "class_weight"),
     "counted vocabulary": (["modalities.ehr.vocabulary=prepared"], "without noise"),
     "split by time": (["split.by=time"], 'split.by = "time"'),
@@ -172,7 +180,8 @@ def test_a_mistake_is_told_before_anything_is_spent(sites, study, tmp_path, kind
     out = ("--out", tmp_path / "run", "--workers", 0)
     told = wardround("simulate", study, "--sites", sites, *out, *settings, code=2)
     assert words in told
-    assert not list((tmp_path / "run").glob("ledgers/*")) or "0.1" in words or "batches" in words
+    for ledger in (tmp_path / "run").glob("ledgers/*"):
+        assert json.loads(wardround("ledger", ledger, "--json"))["lines"] == 0
 
 
 def test_the_pooled_comparator_is_not_run_beside_lasting_ledgers(sites, study, tmp_path):

@@ -106,7 +106,7 @@ def test_the_adapted_norm_follows_the_median_of_the_updates(study):
 def test_sum_and_count_together_cost_one_gaussian_of_the_multiplier(study):
     """Andrew et al., theorem 1: the inverse variances add up."""
     noise = CentralPrivacy(study(), "federated", True).segment.noise_multiplier
-    on_sum, on_count = noise / math.sqrt(1 - COUNT_SHARE), 0.5 * noise / math.sqrt(COUNT_SHARE)
-    together = 1 / math.sqrt(1 / on_sum**2 + (0.5 / on_count) ** 2)
+    on_sum, on_count = noise / math.sqrt(1 - COUNT_SHARE), noise / math.sqrt(COUNT_SHARE)
+    together = 1 / math.sqrt(1 / on_sum**2 + 1 / on_count**2)
     assert together == pytest.approx(noise)
     assert epsilon([Segment(1.0, together, 8)], 1e-5) <= 4.0

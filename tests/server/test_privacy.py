@@ -31,7 +31,8 @@ def told(rounds, noise=1.5, rate=0.1, wanted=None, seeded=False):
 
 
 def record(spent, failed=(), **more):
-    return {"answered": list(spent), "failed": dict(failed), "spent": spent} | more
+    asked = [*spent, *dict(failed)]
+    return {"asked": asked, "answered": list(spent), "failed": dict(failed), "spent": spent} | more
 
 
 def test_epsilons_are_those_of_what_each_site_said_last(study):
@@ -69,6 +70,30 @@ def test_rounds_whose_replies_never_came_are_counted_at_most(study):
     heard = privacy_document(study, [*rounds, record({"a": told(4)})], {}, True)["sites"]["a"]
     assert "rounds_unheard" not in heard, "the site's own count holds them"
     assert heard["rounds"] == 4
+
+
+def test_a_site_that_never_answered_has_a_row(study):
+    rounds = [record({"a": told(1)}, {"b": NO_REPLY, "c": "the site failed"})] * 2
+    document = privacy_document(study, rounds, {}, True)
+    row = document["sites"]["b"]
+    assert (row["rounds_unheard"], row["epsilon"]) == (2, None)
+    assert "c" not in document["sites"], "it said that it did not train"
+    assert any(w.startswith("b may have trained in 2") for w in privacy_warnings(document))
+
+
+def test_comparators_of_a_site_add_to_what_its_patients_spent(study):
+    comparators = {"local": {"a": told(2)}}
+    row = privacy_document(study, [record({"a": told(2)})], comparators, True)["sites"]["a"]
+    both = epsilon([Segment(0.1, 1.5, 40)], 1e-5)
+    assert row["epsilon_with_comparators"]["pld"] == pytest.approx(both, rel=1e-4)
+
+
+def test_a_refusal_for_privacy_is_warned_of_once(study):
+    spent = "the privacy budget of the site's patients does not allow it"
+    rounds = [record({"a": told(1)}, {"b": spent, "c": "the site failed"})] * 3
+    document = privacy_document(study, rounds, {}, True)
+    warned = [w for w in privacy_warnings(document, rounds) if "took no part" in w]
+    assert warned == [f"b took no part for its patients' privacy: {spent}."]
 
 
 def test_more_noise_than_the_study_asks_for_and_a_seed_are_warned_of(study):

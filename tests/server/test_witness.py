@@ -34,3 +34,13 @@ def test_a_damaged_file_is_not_taken_for_an_empty_one(tmp_path, text):
     file.write_text(text)
     with pytest.raises(UserError, match=r"witness\.json: .*damaged"):
         Witness(file)
+
+
+def test_runs_at_the_same_time_forget_no_site_of_each_other(tmp_path):
+    first, second = (Witness(tmp_path / "witness.json") for _ in range(2))
+    first.note("bern", head(3))
+    second.note("basel", head(5))
+    first.note("bern", head(4, "b"))
+    again = Witness(tmp_path / "witness.json")
+    assert (again.of("bern"), again.of("basel")) == (head(4, "b"), head(5))
+    assert second.note("bern", head(3)) == WENT_BACK
