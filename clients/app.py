@@ -37,7 +37,7 @@ from federation.study import Study
 logger = logging.getLogger("wardround.site")
 
 LARGEST_WEIGHT = 1e6
-"""Under differential privacy: an honest model has none such; a crafted one seeks float32's limits."""
+"""Under differential privacy; weights beyond it are crafted, to reach the limits of float32."""
 
 Handler = Callable[[Instruction, str, Site, Workbench], Reply]
 

@@ -136,7 +136,8 @@ def recalibration_step(tables: Tables, line: Floats, scores: Floats) -> Floats:
     Score and information are linear in the counts, so a thousand replicates cost two products.
     """
     x = _logit(scores)
-    risk = 1 / (1 + np.exp(-(line[0] + line[1] * x)))
+    with np.errstate(over="ignore"):  # infinity is right: the risk is 0
+        risk = 1 / (1 + np.exp(-(line[0] + line[1] * x)))
     counts = np.asarray(tables, np.float64)
     patients = counts.sum(axis=-2)
     residual = counts[..., 1, :] - patients * risk

@@ -82,10 +82,18 @@ def lead(results: Results) -> str:
     study = plan.trials[0].study
     outcome = study.task.label.replace("_", " ")
     seeds = f"{len(plan.seeds)} seeds" if len(plan.seeds) > 1 else "one seed"
+    deltas = {t.study.privacy.delta for t in plan.trials if t.study.privacy.mechanism != "none"}
+    private = ""
+    if deltas:
+        told = " or ".join(f"{delta:g}" for delta in sorted(deltas))
+        private = (
+            f" Epsilon is at δ = {told}. The noise is seeded, so that runs repeat: they show what "
+            "privacy costs, and protect nobody."
+        )
     return (
         f"The study {study.study.name}, which predicts {outcome}, was run with every combination "
         f"of {varied}, each with the same {seeds}: {len(results.rows)} runs. All figures are for "
-        f"held-out patients."
+        f"held-out patients.{private}"
     )
 
 
