@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import groupby
 
-from clients.ledger import Ledger, Line
+from clients.ledger import Ledger, Line, segments_of
 from clients.site import PolicySection, Site
 from federation.errors import BudgetSpent, UserError
 from federation.messages import Instruction, LedgerHead, SpentBody, SpentSegment
@@ -137,10 +137,10 @@ def spend(
     """
     study = instruction.study
     rate, steps = study.training.batch_size / patients, round_steps(study, patients)
-    mine = _lines_of(instruction, ledger)
+    mine = _of(instruction, ledger.lines())
     same = [line for line in mine if (line.round, line.request) == (instruction.round, request)]
     if seeded and same:
-        return _segment(same[0])
+        return segments_of(same)[0]
     planned, filter_ = planned_rounds(study), cap(site.policy)
     if mine and mine[0].patients != patients:
         raise UnfitTerms(
@@ -154,12 +154,13 @@ def spend(
         noise = _first_noise(study, patients, steps * planned, ledger, site, filter_)
     segment = Segment(rate, noise, steps)
 
-    def affordable(spent: Sequence[Segment]) -> None:
-        if len(_lines_of(instruction, ledger)) >= planned:
+    def affordable(lines: list[Line]) -> None:
+        if len(_of(instruction, lines)) >= planned:
             raise BudgetSpent(
                 f"{site.file}: the {planned} rounds that the study {study.study.name} planned for "
                 "this site (training.rounds x privacy.participation) are used up."
             )
+        spent = segments_of(lines)
         if not filter_.admits(spent, segment):
             raise BudgetSpent(
                 f"{site.file}: policy.epsilon_per_patient: {filter_.epsilon:g} allows no further "
@@ -173,7 +174,7 @@ def spend(
 
 def note_unprotected(instruction: Instruction, request: str, patients: int, ledger: Ledger) -> None:
     """Write into the ledger, once for each model of a run, that no epsilon covers its training."""
-    if _lines_of(instruction, ledger):
+    if _of(instruction, ledger.lines()):
         return
     logger.warning(
         "%s: the study %s trains without differential privacy at this site: no epsilon and no cap "
@@ -186,7 +187,8 @@ def note_unprotected(instruction: Instruction, request: str, patients: int, ledg
 
 def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> SpentBody:
     """Return what the coordinator may know: the segments of this run's model, and the head."""
-    lines, head = _lines_of(instruction, ledger), ledger.head()
+    entries = ledger.entries()
+    lines = _of(instruction, (entry.line for entry in entries))
     ordered = sorted(lines, key=_terms)
     segments = []
     for (rate, noise), group in groupby(ordered, key=_terms):
@@ -203,14 +205,14 @@ def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> Spe
         segments=tuple(segments),
         wanted_noise=wanted_noise(instruction.study, patients),
         seeded=any(line.seeded for line in lines),
-        ledger=LedgerHead(length=head.length, hash=head.hash),
+        ledger=LedgerHead(length=len(entries), hash=entries[-1].hash),
     )
 
 
-def _lines_of(instruction: Instruction, ledger: Ledger) -> list[Line]:
+def _of(instruction: Instruction, lines: Iterable[Line]) -> list[Line]:
     """Return the lines of this model, study and run; a run's id alone could be given twice."""
-    lines = ledger.lines(instruction.run, instruction.model)
-    return [line for line in lines if line.fingerprint == instruction.study.fingerprint]
+    wanted = (instruction.run, instruction.model, instruction.study.fingerprint)
+    return [line for line in lines if (line.run, line.model, line.fingerprint) == wanted]
 
 
 def _line(
@@ -253,7 +255,3 @@ def _first_noise(
             f"noise multiplier of {wanted:.3g}; for what is left {needed}."
         )
     return max(wanted, allowed)
-
-
-def _segment(line: Line) -> Segment:
-    return Segment(line.sampling_rate, line.noise_multiplier, line.steps)

@@ -38,7 +38,7 @@ import hmac
 import json
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,7 +143,6 @@ class Ledger:
         self.path = path
         self._lock = threading.RLock()
         self._entries: list[Entry] = []
-        self._segments: list[Segment] = []
         with explained(path), reachable(path):
             if is_missing(path, writable):
                 if site is None or commitment is None:
@@ -172,7 +171,7 @@ class Ledger:
 
     def segments(self, run: str | None = None, model: str | None = None) -> list[Segment]:
         """Return what noisy steps spent, in one run or on one model if given."""
-        return [_segment(x) for x in self.lines(run, model) if x.kind == "segment"]
+        return segments_of(self.lines(run, model))
 
     def head(self) -> Head:
         """Return the end of the chain."""
@@ -185,13 +184,13 @@ class Ledger:
         with self._lock:
             return 0 <= head.length <= self.head().length and self._seen(head.length) == head
 
-    def append(self, line: Line, check: Callable[[list[Segment]], None] | None = None) -> Head:
+    def append(self, line: Line, check: Callable[[list[Line]], None] | None = None) -> Head:
         """Write a line; it is on the disk when this returns.
 
         Args:
             line: what is about to be spent.
-            check: called with all segments spent so far, while no other process can append; it
-                raises to refuse, and nothing is written then.
+            check: called with all lines so far, while no other process can append; it raises to
+                refuse, and nothing is written then.
 
         Raises:
             UserError: if the line cannot be written, or what was read earlier is gone.
@@ -201,7 +200,7 @@ class Ledger:
             try:
                 self._catch_up()
                 if check is not None:
-                    check(list(self._segments))
+                    check([entry.line for entry in self._entries])
                 entry = _next_entry(self._seen(len(self._entries)), line)
                 row = (entry.number, _text(entry), entry.hash)
                 self._db.execute("INSERT INTO entries VALUES (?, ?, ?)", row)
@@ -256,11 +255,18 @@ class Ledger:
 
     def _take(self, entry: Entry) -> None:
         self._entries.append(entry)
-        if entry.line.kind == "segment":
-            self._segments.append(_segment(entry.line))
 
     def _seen(self, length: int) -> Head:
         return Head(length, self._entries[length - 1].hash if length else self._start)
+
+
+def segments_of(lines: Iterable[Line]) -> list[Segment]:
+    """Return what noisy steps spent; unprotected fits have none."""
+    return [
+        Segment(line.sampling_rate, line.noise_multiplier, line.steps)
+        for line in lines
+        if line.kind == "segment"
+    ]
 
 
 def site_ledger(site: Site, *, durable: bool = True, writable: bool = True) -> Ledger:
@@ -316,10 +322,6 @@ def _verified(row: tuple[Any, Any, Any], last: Head, path: Path) -> Entry:
     if _text(entry) != text:  # its number too
         broken(path, f"line {number} is not in its canonical form")
     return entry
-
-
-def _segment(line: Line) -> Segment:
-    return Segment(line.sampling_rate, line.noise_multiplier, line.steps)
 
 
 def _canonical(fields: dict[str, Any]) -> str:

@@ -132,14 +132,14 @@ def test_line_that_cannot_be_is_an_error_before_anything_is_written(wrong):
 def test_check_sees_what_was_spent_and_its_refusal_writes_nothing(five):
     ledger, seen = opened(five), []
 
-    def check(spent):
-        seen.extend(spent)
+    def check(lines):
+        seen.extend(lines)
         raise Refused("the cap is reached")
 
     before = five.read_bytes()
     with pytest.raises(Refused):
         ledger.append(line(6), check)
-    assert [segment.steps for segment in seen] == [1, 2, 3, 4, 5]
+    assert [one.steps for one in seen] == [1, 2, 3, 4, 5]
     assert five.read_bytes() == before
     assert ledger.append(line(6)).length == 6
 
@@ -275,8 +275,8 @@ def test_two_processes_that_append_see_each_other_and_both_land(path):
 def test_check_counts_what_another_process_spent_meanwhile(five):
     ours, theirs, seen = opened(five), opened(five), []
     theirs.append(line(6, steps=100))
-    ours.append(line(7), lambda spent: seen.extend(spent))
-    assert [segment.steps for segment in seen] == [1, 2, 3, 4, 5, 100]
+    ours.append(line(7), lambda lines: seen.extend(lines))
+    assert [one.steps for one in seen] == [1, 2, 3, 4, 5, 100]
     assert theirs.head() == ours.head()
 
 
