@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.budget import UnfitTerms, check_terms, note_unprotected, spend, spent_so_far
+from clients.budget import note_unprotected
 from clients.evaluation import evaluate_locally
 from clients.features import code_moments
-from clients.ledger import Head, Ledger
 from clients.outbound import CODE, TakesNoPart, guarded, suppressed
+from clients.rounds import check_witness, request_of, train_plainly, train_privately
 from clients.site import Site
-from clients.training import LocalResult, plain_gradients, private_gradients, train_locally
-from clients.workbench import Cohort, Workbench, choose_device
+from clients.workbench import Workbench, choose_device
 from federation.errors import Refused
 from federation.messages import (
     DescribeBody,
     Instruction,
-    LedgerHead,
     PrepareBody,
     Reply,
     SmallCount,
-    SpentBody,
-    TrainBody,
 )
-from federation.models.build import FlatModel, Vector
-from federation.randomness import torch_generator
+from federation.models.build import FlatModel
 from federation.study import Study
-
-logger = logging.getLogger("wardround.site")
 
 LARGEST_WEIGHT = 1e6
 """Under differential privacy; weights beyond it are crafted, to reach the limits of float32."""
@@ -131,7 +121,7 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     """Train locally and answer with the update."""
     private = instruction.study.privacy.mechanism == "dp_sgd"
     if private:
-        _check_witness(instruction, site, workbench.ledger(file))  # before any data is read
+        check_witness(instruction, site, workbench.ledger(file))  # before any data is read
     cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
     rows = cohort.patients.splits["train"]
     if len(rows) == 0:
@@ -141,126 +131,10 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     _check_patients_behind(instruction.study, len(rows), site)
     model = _model(instruction, site, workbench)
     if private:
-        return _train_privately(instruction, file, site, workbench, model, cohort)
+        return train_privately(instruction, file, site, workbench, model, cohort)
     if workbench.keeps_unprotected:
-        note_unprotected(instruction, _request(instruction), len(rows), workbench.ledger(file))
-    return _train_plainly(instruction, site, model, cohort)
-
-
-def _train_plainly(instruction: Instruction, site: Site, model: FlatModel, cohort: Cohort) -> Reply:
-    study, minimum = instruction.study, site.policy.minimum_cell
-    rows = cohort.patients.splits["train"]
-    before = model.weights()
-    generator = torch_generator(
-        study.study.seed, "training", site.name, instruction.model, instruction.round
-    )
-    result = train_locally(model, study, plain_gradients(model, cohort, study, generator))
-    behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
-    behind["fusion"] = len(rows)
-    weights = {part.name: _weight(behind[part.name], len(rows), minimum) for part in model.parts}
-    return _trained(model, before, weights, result)
-
-
-def _train_privately(
-    instruction: Instruction,
-    file: str,
-    site: Site,
-    workbench: Workbench,
-    model: FlatModel,
-    cohort: Cohort,
-) -> Reply:
-    """Pay for the round, train it, and answer; what was answered before is answered again."""
-    study, ledger, request = instruction.study, workbench.ledger(file), _request(instruction)
-    patients = len(cohort.patients.splits["train"])
-    randomness = workbench.randomness(
-        study.study.seed, site.name, instruction.model, instruction.round
-    )
-    run, name = instruction.run, instruction.model
-    if not randomness.seeded and (said := workbench.replies(file).find(run, name, request)):
-        return _said_again(said, ledger)
-    clipped = workbench.clipped(study, instruction.vocabulary, model)
-    try:
-        check_terms(study, patients, site)
-        segment = spend(instruction, request, patients, site, ledger, randomness.seeded)
-    except UnfitTerms as error:
-        logger.error("%s", error)
-        raise TakesNoPart("the study's privacy terms do not fit the site") from None
-    before = model.weights()
-    result = train_locally(
-        model, study, private_gradients(model, clipped, cohort, study, segment, randomness)
-    )
-    weights = {
-        part.name: patients if part.name == "fusion" or site.offers(part.name) else 0
-        for part in model.parts
-    }
-    spent = spent_so_far(instruction, patients, ledger)
-    reply = _trained(model, before, weights, result, spent)
-    if not randomness.seeded:
-        workbench.replies(file).keep(run, name, request, reply)
-    return reply
-
-
-def _said_again(said: Reply, ledger: Ledger) -> Reply:
-    """Return a reply as it was given, with the ledger's present head: other runs may go on."""
-    assert isinstance(said.body, TrainBody) and said.body.spent is not None
-    head = ledger.head()
-    now = LedgerHead(length=head.length, hash=head.hash)
-    spent = said.body.spent.model_copy(update={"ledger": now})
-    return dataclasses.replace(said, body=said.body.model_copy(update={"spent": spent}))
-
-
-def _trained(
-    model: FlatModel,
-    before: Vector,
-    weights: Mapping[str, int],
-    result: LocalResult,
-    spent: SpentBody | None = None,
-) -> Reply:
-    body = TrainBody.model_validate(
-        {"loss": result.loss, "steps": result.steps, "patients": weights, "spent": spent}
-    )
-    update = model.weights() - before
-    for part in model.parts:
-        if not weights[part.name]:
-            update[part.start : part.stop] = 0  # too few patients moved it to let it leave
-    return Reply("ok", body, update=update)
-
-
-def _request(instruction: Instruction) -> str:
-    """Return a digest of all that decides a round at a site."""
-    assert instruction.weights is not None
-    parts = (instruction.run, instruction.study.fingerprint, instruction.model, instruction.round)
-    digest = hashlib.sha256("/".join(map(str, parts)).encode())
-    digest.update(np.ascontiguousarray(instruction.weights).tobytes())
-    return digest.hexdigest()
-
-
-def _check_witness(instruction: Instruction, site: Site, ledger: Ledger) -> None:
-    """Refuse if the ledger is not the one of which the coordinator was told, or a longer one."""
-    witness = instruction.witness
-    if witness is not None and not ledger.extends(Head(witness.length, witness.hash)):
-        logger.error(
-            "%s: the coordinator has seen this site's privacy ledger with %s lines, and they are "
-            "not the ones that are there now (%s). Was an older copy restored, or a copy used "
-            "elsewhere? What its patients have spent since is not known here.",
-            site.state,
-            witness.length,
-            ledger.head().length,
-        )
-        raise TakesNoPart("the site's privacy ledger does not extend the one that was witnessed")
-
-
-def _weight(holders: int, patients: int, minimum: int) -> int:
-    """Return the weight of a part of the model that ``holders`` of the training patients move.
-
-    Neither the few who have a modality nor the few who lack it can be told from the weight.
-
-    >>> _weight(5, 60, 10), _weight(40, 60, 10), _weight(57, 60, 10)
-    (0, 40, 60)
-    """
-    if holders < minimum:
-        return 0
-    return patients if patients - holders < minimum else holders
+        note_unprotected(instruction, request_of(instruction), len(rows), workbench.ledger(file))
+    return train_plainly(instruction, site, model, cohort)
 
 
 def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from asking import Asked
 
-from clients import app as clients_app
+from clients import rounds
 from clients.ledger import site_ledger
 from clients.site import load_site
 from clients.workbench import Workbench
@@ -180,7 +180,7 @@ def test_a_crash_between_the_line_and_the_reply_overstates(site, study, monkeypa
         raise RuntimeError("the machine went down")
 
     with monkeypatch.context() as broken:
-        broken.setattr(clients_app, "train_locally", crash)
+        broken.setattr(rounds, "train_locally", crash)
         assert Asked(folder).ask(TRAIN, instruction).status == "the site failed"
     assert len(entries(folder)) == 1
     reply = Asked(folder).ask(TRAIN, instruction)
