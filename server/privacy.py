@@ -94,7 +94,8 @@ def privacy_document(
     head |= {"adversary": _ADVERSARY[mechanism], "delta": study.privacy.delta}
     if mechanism == "central":
         row = _central_row(study, rounds, simulated)
-        return {**head, "unit": "hospital", "seeded": simulated, "sites": dict.fromkeys(sites, row)}
+        head |= {"unit": "hospital", "adjacency": "add or remove one hospital", "seeded": simulated}
+        return {**head, "sites": dict.fromkeys(sites, row)}
     told = _last_told(rounds)
     prv = len(told) <= MOST_WITH_PRV
     document = {
