@@ -14,6 +14,7 @@ from clients.cohort import read_patients
 from clients.site import SiteFile, load_site
 from federation.study import SplitSection, TaskSection
 from simulations.runner import simulate
+from simulations.sweeps.plan import SitesSection, SweepSection, SyntheticSection, load_plan
 
 ROOT = Path(__file__).parents[1]
 SITE_DATA = ROOT / "docs" / "site-data.md"
@@ -46,6 +47,21 @@ def test_site_data_page_describes_every_key_of_the_site_file():
     for table, section in SiteFile.model_fields.items():
         assert issubclass(section.annotation, BaseModel)
         assert {f"{table}.{key}" for key in section.annotation.model_fields} <= described
+
+
+def test_sweep_of_the_sweeps_page_resolves_and_every_key_is_described(tmp_path):
+    text = (ROOT / "docs/sweeps.md").read_text()
+    (code,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "studies").symlink_to(ROOT / "examples/studies")
+    (tmp_path / "sweeps/sweep.toml").write_text(code)
+    plan = load_plan(tmp_path / "sweeps/sweep.toml")
+    assert (len(plan.settings), len(plan.trials)) == (6, 30)
+    described = set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
+    keys = {f"sweep.{name}" for name in SweepSection.model_fields}
+    keys |= {f"sites.{name}" for name in SitesSection.model_fields}
+    assert keys | {"grid", "set"} <= described
+    assert set(SyntheticSection.model_fields) <= set(re.findall(r"`([a-z_]+)`", text))
 
 
 def test_script_of_the_privacy_page_recomputes_a_run_s_figures(tmp_path, write_site, make_study):
