@@ -220,9 +220,7 @@ class PrivacySection(Section):
     accountant: Literal["pld", "rdp"] = "pld"
     participation: float = Field(default=1.0, gt=0, le=1)
     adaptive_clipping: bool = False
-    clipped_sum: Literal[
-        "auto", "book_keeping", "hooks", "functorch", "ew", "ghost", "per_patient"
-    ] = "auto"
+    clipped_sum: Literal["auto", "book_keeping", "hooks", "functorch", "ew", "per_patient"] = "auto"
     physical_batch: PositiveInt = 512
 
     @model_validator(mode="after")

@@ -77,7 +77,7 @@ class BookKeeping:
                 attributes.pop("forward", None)
 
     def _add(self) -> Tensor | None:
-        found = [norm for layer in self.layers for norm in layer.norms()]
+        found = [squares for layer in self.layers for squares in layer.squares()]
         norms = norms_over(found, self.batch.patients)
         if not all_finite(norms):
             return norms.isfinite()

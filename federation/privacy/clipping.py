@@ -8,22 +8,24 @@ than C. The modes differ in how they come by the patients' gradients, not in wha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from federation.privacy.layers import check_private
+from federation.privacy.norms import row_squares
 
 PerPatientLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits and labels, (patients,) each -> losses, (patients,)."""
 
-Mode = Literal["auto", "book_keeping", "hooks", "functorch", "ew", "ghost", "per_patient"]
+Mode = Literal["auto", "book_keeping", "hooks", "functorch", "ew", "per_patient"]
 
 SLACK = 1e-6
 """Relative room below the clipping norm, for what rounds in float32: one part in a million of the
-update's scale is the price, and a clipped gradient's own norm never passes C."""
+update's scale is the price. What remains to round is far below a part in a hundred thousand."""
 
 
 class Flat(Protocol):
@@ -53,7 +55,10 @@ class ClippedSum(Protocol):
     ) -> None:
         """Add to ``model.vector.grad`` the batch's clipped gradients; nothing for an empty batch.
 
-        A patient whose gradient (or the square of its norm) is not finite in float32 adds nothing.
+        A patient adds nothing whose gradient is not finite in float32, or too large for its norm
+        to be squared there; so may one with a layer of which that is true of input or gradient.
+        Any other adds a gradient of norm C (1 + 1e-5) + 1e-20 at most, whatever the magnitudes; the
+        last is for numbers that round up from zero.
         Adding the parts of a batch one after another adds the batch.
 
         Args:
@@ -79,8 +84,7 @@ def clipped_sum(
         max_grad_norm: the clipping norm C.
         mode: ``auto`` chooses by what the module is made of: ``book_keeping``, and ``per_patient``
             where a module that book-keeping must replay draws random numbers or is recurrent.
-            ``hooks``, ``functorch``, ``ew`` and ``ghost`` are Opacus's, and want the module in
-            training mode.
+            ``hooks``, ``functorch`` and ``ew`` are Opacus's, and want the module in training mode.
 
     Raises:
         UnfitForPrivacy: if no clipped gradient could make training private.
@@ -104,17 +108,16 @@ def clipped_sum(
         "per_patient": lambda: PerPatient(model, loss, max_grad_norm),
         "hooks": lambda: opacus.OpacusHooks(model, loss, max_grad_norm),
         "functorch": lambda: opacus.OpacusHooks(model, loss, max_grad_norm, functorch=True),
-        "ghost": lambda: opacus.OpacusGhost(model, loss, max_grad_norm),
         "ew": lambda: opacus.ExpandedWeights(model, loss, max_grad_norm),
     }
-    return FiniteSum(mode, kinds[mode]())
+    return FiniteSum(mode, kinds[mode](), model.vector.device)
 
 
 def clip_factors(norms: Tensor, max_grad_norm: float) -> Tensor:
     """Return by what each patient's gradient is multiplied.
 
     Args:
-        norms: (patients,) finite.
+        norms: (patients,) finite, as from `norms_over`: so not above 1.9e19 in float32.
         max_grad_norm: the clipping norm.
 
     >>> clip_factors(torch.tensor([0.0, 0.5, 4.0]), 1.0)
@@ -132,16 +135,18 @@ def all_finite(norms: Tensor) -> bool:
 class FiniteSum:
     """Repeats an attempt without the patients whose gradients are not finite: 0 x NaN is NaN."""
 
-    def __init__(self, mode: str, attempt: Attempt):
+    def __init__(self, mode: str, attempt: Attempt, device: torch.device):
         self.mode = mode
-        self.attempt = attempt
+        self.attempt, self.device = attempt, device
 
     def add(
         self, values: Mapping[str, Tensor], present: Mapping[str, Tensor], labels: Tensor
     ) -> None:
         """See `ClippedSum.add`."""
         while len(labels):
-            finite = self.attempt(values, present, labels)
+            plain = self.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+            with nullcontext() if plain else _full_precision(self.device):
+                finite = self.attempt(values, present, labels)
             if finite is None:
                 return
             values, present = _rows(values, finite), _rows(present, finite)
@@ -167,8 +172,7 @@ class PerPatient:
             gradients = [
                 (p, g) for p, g in zip(self.parameters, found, strict=True) if g is not None
             ]
-            norms = [torch.linalg.vector_norm(g) for _, g in gradients]
-            norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+            (norm,) = norms_over([row_squares(g.reshape(1, -1)) for _, g in gradients], 1)
             if not norm.isfinite():
                 continue
             factor = clip_factors(norm, self.max_grad_norm)
@@ -177,13 +181,30 @@ class PerPatient:
                 parameter.grad.add_(gradient * factor)
 
 
-def norms_over(norms: Sequence[Tensor], patients: int) -> Tensor:
-    """Return norms over all parameters, (patients,), from those of each parameter."""
-    if not norms:
+def norms_over(squares: Sequence[Tensor], patients: int) -> Tensor:
+    """Return norms over all parameters, (patients,), from the squares of norms over some."""
+    if not squares:
         return torch.zeros(patients)
-    # A patient's norms lie side by side: down the columns of a matrix, it takes twice as long.
-    total: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms), 1), dim=1)
-    return total
+    return torch.stack(tuple(squares)).sum(0).sqrt_()
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Have float32 products made in float32: the room for rounding is for no less.
+
+    Autocast makes them in 16 bits; TensorFloat-32, the default of convolutions on CUDA, in 19.
+    """
+    library: Any = torch.backends  # whose types know no precisions
+    operations = [library.cuda.matmul, library.cudnn.conv, library.cudnn.rnn]
+    found = [(operation, operation.fp32_precision) for operation in operations]
+    try:
+        for operation, _ in found:
+            operation.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for operation, precision in found:
+            operation.fp32_precision = precision
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
+
+from federation.privacy.norms import row_squares
 
 Waiting = tuple[Callable[[Tensor], None], GradientEdge]
 """What takes in the gradient at an edge of the autograd graph, and the edge."""
@@ -53,8 +54,8 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def norms(self) -> list[Tensor]:
-        """Return each parameter's norms over all calls, (patients,)."""
+    def squares(self) -> list[Tensor]:
+        """Return squared norms, (patients,) each, that together are of all parameters and calls."""
 
     @abstractmethod
     def add(self, factors: Tensor) -> None:
@@ -115,9 +116,9 @@ class SampledLayer(Layer):
         found = [sample.reshape(self.batch.patients, -1) for sample in self.samples(kept, gradient)]
         self.sums = [a + b for a, b in zip(self.sums, found, strict=True)] if self.sums else found
 
-    def norms(self) -> list[Tensor]:
+    def squares(self) -> list[Tensor]:
         """See `Layer`."""
-        return [torch.linalg.vector_norm(total, dim=1) for total in self.sums]
+        return [row_squares(total) for total in self.sums]
 
     def add(self, factors: Tensor) -> None:
         """See `Layer`."""

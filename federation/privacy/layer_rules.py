@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from federation.privacy.convolutions import Conv, weight_gradient, weight_samples, zeros_around
 from federation.privacy.kept_layer import Batch, Layer, SampledLayer
-from federation.privacy.norms import gram_norm, rounding_room, row_norms
+from federation.privacy.norms import gram_squares, row_squares, with_room
 
 NUMBERS_AT_ONCE = 1 << 18
 """In the gradients of a few patients, made for their norms alone: they stay in the cache."""
@@ -65,21 +65,24 @@ class LinearLayer(SampledLayer):
         found = [torch.bmm(g.transpose(1, 2), x)] if self.weight is not None else []
         return [*found, g.sum(1)] if self.bias is not None else found
 
-    def norms(self) -> list[Tensor]:
+    def squares(self) -> list[Tensor]:
         """See `Layer`."""
         if self.pair is None:
-            return super().norms()
+            return super().squares()
         x, g = self.pair
         if x.dim() == 2:
-            slopes = torch.linalg.vector_norm(g, dim=1)
-            found = [slopes] if self.bias is not None else []
-            if self.weight is not None:
-                found.append(torch.linalg.vector_norm(x, dim=1).mul_(slopes))
-            return found
+            if self.weight is None:
+                return [row_squares(g)]
+            if self.bias is None:
+                return [row_squares(g).mul_(row_squares(x))]
+            # Few operations: of small layers, their number is the cost. What the square of the
+            # input loses is nothing beside the bias's input, 1.
+            above = row_squares(g)
+            return [torch.addcmul(above, above, torch.linalg.vecdot(x, x))]
         x, g = self.pair = _tokens(x), _tokens(g)
-        found = [gram_norm(x, g)] if self.weight is not None else []
+        found = [gram_squares(x, g)] if self.weight is not None else []
         if self.bias is not None:
-            found.append(row_norms(g.sum(1)))
+            found.append(row_squares(g.sum(1)))
         return found
 
     def add(self, factors: Tensor) -> None:
@@ -132,7 +135,7 @@ class EmbeddingLayer(Layer):
             )
         )
 
-    def norms(self) -> list[Tensor]:
+    def squares(self) -> list[Tensor]:
         """See `Layer`."""
         if not self.pairs:
             return []
@@ -143,10 +146,11 @@ class EmbeddingLayer(Layer):
         if indices.shape[1] == 1 and self.padding is None:
             owners = torch.arange(self.batch.patients, device=indices.device)
             self.rows = owners, indices.squeeze(1), gradient.squeeze(1)
-            return [row_norms(gradient)]
+            return [row_squares(gradient)]
         self.rows = owners, _, rows = self._sum_rows(indices, gradient)
-        squares = row_norms(rows).square_()
-        return [rows.new_zeros(self.batch.patients).index_add_(0, owners, squares).sqrt_()]
+        squares = row_squares(rows).double()  # of many rows, which are added one after another
+        total = squares.new_zeros(self.batch.patients).index_add_(0, owners, squares)
+        return [total.to(rows.dtype)]
 
     def _sum_rows(self, indices: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return patients and indices, (rows,), each pair once, and gradients, (rows, width)."""
@@ -192,7 +196,7 @@ class ConvLayer(SampledLayer):
         self.conv, self.padding, self.full = module, zeros_around(module) or (), module.weight
         self.weight, self.bias = _trained(module.weight), _trained(module.bias)
         self.pair: tuple[Tensor, Tensor] | None = None
-        self.pair_norms: list[Tensor] = []
+        self.pair_squares: list[Tensor] = []
 
     @classmethod
     def takes(cls, module: Conv) -> bool:
@@ -214,16 +218,16 @@ class ConvLayer(SampledLayer):
             return
         self.pair = kept, gradient
         step = max(1, NUMBERS_AT_ONCE // each)
-        norms = [
-            row_norms(weight_samples(self.conv, self.padding, x, g))
+        squares = [
+            row_squares(weight_samples(self.conv, self.padding, x, g))
             for x, g in zip(torch.split(kept, step), torch.split(gradient, step), strict=True)
         ]
         # A number of the input is in at most as many windows as a window has places.
-        windows = row_norms(kept).mul_(math.sqrt(math.prod(self.conv.kernel_size)))
-        room = rounding_room(math.prod(gradient.shape[2:]))
-        self.pair_norms = [
-            torch.cat(norms).add_(windows.mul_(row_norms(gradient)), alpha=room),
-            *([row_norms(_over_places(gradient))] if self.bias is not None else []),
+        windows = math.prod(self.conv.kernel_size)
+        places = math.prod(gradient.shape[2:])
+        self.pair_squares = [
+            with_room(torch.cat(squares), kept, gradient, places, windows),
+            *([row_squares(_over_places(gradient))] if self.bias is not None else []),
         ]
 
     def samples(self, kept: Tensor, gradient: Tensor) -> list[Tensor]:
@@ -233,9 +237,9 @@ class ConvLayer(SampledLayer):
             found.append(weight_samples(self.conv, self.padding, kept, gradient))
         return [*found, _over_places(gradient)] if self.bias is not None else found
 
-    def norms(self) -> list[Tensor]:
+    def squares(self) -> list[Tensor]:
         """See `Layer`."""
-        return super().norms() if self.pair is None else self.pair_norms
+        return super().squares() if self.pair is None else self.pair_squares
 
     def add(self, factors: Tensor) -> None:
         """See `Layer`."""
@@ -251,7 +255,7 @@ class ConvLayer(SampledLayer):
     def forget(self) -> None:
         """See `Layer`."""
         super().forget()
-        self.pair, self.pair_norms = None, []
+        self.pair, self.pair_squares = None, []
 
 
 class GroupNormLayer(SampledLayer):

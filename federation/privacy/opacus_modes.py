@@ -1,4 +1,8 @@
-"""Opacus's ways to per-sample gradients, for comparison: hooks, functorch, ghost and ew."""
+"""Opacus's ways to per-sample gradients, for comparison: hooks, functorch and ew.
+
+Not its ghost clipping, whose second backward pass rounds anew what the first one measured: weights
+can be sent with which the two have little in common.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from federation.privacy.clipping import (
@@ -19,7 +22,7 @@ from federation.privacy.clipping import (
     norms_over,
     trainable,
 )
-from federation.privacy.norms import gram_norm
+from federation.privacy.norms import row_squares
 
 
 class OpacusHooks:
@@ -76,53 +79,6 @@ class ExpandedWeights:
         return _add_clipped(samples, self.max_grad_norm, len(labels))
 
 
-class OpacusGhost:
-    """Opacus's ghost clipping: norms from one backward pass, the weighted sum from a second.
-
-    The second pass rounds anew. Where a gradient is the little that is left of large terms, it can
-    pass the clipping norm by their rounding, in other layers than the linear ones.
-    """
-
-    def __init__(self, model: Flat, loss: PerPatientLoss, max_grad_norm: float):
-        from opacus.grad_sample import GradSampleHooksFastGradientClipping
-
-        self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
-        self.parameters = trainable(model.module)
-        hooks = GradSampleHooksFastGradientClipping(
-            model.module, loss_reduction="sum", strict=False, max_grad_norm=max_grad_norm
-        )
-        hooks.NORM_SAMPLERS = {**hooks.NORM_SAMPLERS, nn.Linear: _linear_norms}
-        self.hooks = StowedHooks(hooks)
-
-    def __call__(
-        self, values: Mapping[str, Tensor], present: Mapping[str, Tensor], labels: Tensor
-    ) -> Tensor | None:
-        """See `Attempt`."""
-        with _shielded(self.parameters):
-            with self.hooks.attached():
-                losses = self.loss(self.model.module(values, present), labels)
-                losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
-            found = [p.__dict__.pop("_norm_sample", None) for p in self.parameters]
-            if any(
-                n is None and p.grad is not None
-                for n, p in zip(found, self.parameters, strict=True)
-            ):
-                raise _incomplete()
-            norms = norms_over([norm for norm in found if norm is not None], len(labels))
-            if not all_finite(norms):
-                return norms.isfinite()
-            for parameter in self.parameters:
-                parameter.grad = None
-            factors = clip_factors(norms, self.max_grad_norm)
-            with _quiet():
-                (factors * losses).sum().backward()  # type: ignore[no-untyped-call]
-            sums = [parameter.grad for parameter in self.parameters]
-        for parameter, total in zip(self.parameters, sums, strict=True):
-            if total is not None:
-                cast(Tensor, parameter.grad).add_(total)
-        return None
-
-
 class StowedHooks:
     """Opacus's hooks, on the module only while they are needed.
 
@@ -164,21 +120,6 @@ class StowedHooks:
             for module in self.modules:
                 for name in ("ft_compute_sample_grad", "activations", "max_batch_len"):
                     module.__dict__.pop(name, None)
-
-
-def _linear_norms(
-    layer: nn.Linear, activations: Sequence[Tensor], gradient: Tensor
-) -> dict[Tensor, Tensor]:
-    """Norms of a linear layer, (patients,) for each parameter, as Opacus's hooks want them.
-
-    Opacus's own are in float32, where tokens whose gradients cancel can leave a norm of 0.
-    """
-    x, g = activations[0], gradient
-    x, g = x.reshape(len(x), -1, x.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
-    found = {layer.weight: gram_norm(x, g)}
-    if layer.bias is not None:
-        found[layer.bias] = gram_norm(torch.ones_like(x[..., :1]), g)
-    return found
 
 
 @contextmanager
@@ -228,7 +169,7 @@ def _add_clipped(
 ) -> Tensor | None:
     """See `Attempt`."""
     flat = [(parameter, sample.reshape(patients, -1)) for parameter, sample in samples]
-    norms = norms_over([torch.linalg.vector_norm(sample, dim=1) for _, sample in flat], patients)
+    norms = norms_over([row_squares(sample) for _, sample in flat], patients)
     if not all_finite(norms):
         return norms.isfinite()
     factors = clip_factors(norms, max_grad_norm)

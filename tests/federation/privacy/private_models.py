@@ -12,7 +12,7 @@ from federation.vocabulary import agreed_vocabulary
 
 PATIENTS = 7
 FUSIONS = ("late", "early", "cross_attention")
-MODES = ("book_keeping", "hooks", "functorch", "ew", "ghost", "per_patient")
+MODES = ("book_keeping", "hooks", "functorch", "ew", "per_patient")
 REGISTRY = {
     "linear": ("linear", ("ehr",)),
     "mlp": ("mlp", ("ehr",)),

@@ -200,7 +200,7 @@ def test_dropout_falls_alike_in_every_mode(mode):
     assert (found("book_keeping") - found(mode)).norm() <= 1e-6
 
 
-@pytest.mark.parametrize("mode", ["hooks", "functorch", "ghost"])
+@pytest.mark.parametrize("mode", ["hooks", "functorch"])
 def test_opacus_says_so_when_the_module_is_not_in_training_mode(make_study, mode):
     model = registry_model(make_study, "late", "mlp")
     model.module.eval()
