@@ -10,6 +10,7 @@ are interleaved; the figures are medians.
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
 import tempfile
 import warnings
@@ -28,7 +29,7 @@ from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
 from server.rounds import Task, run_rounds
-from simulations.grids import LocalGrid
+from simulations.grids import LocalGrid, RayGrid, SimulatedGrid
 
 GOAL = 0.35
 ROUNDS = 4
@@ -55,9 +56,13 @@ def measure(quick: bool) -> list[Row]:
             }
         )
         plain, start = PlainLoop(files, study), _module().state_dict()
+        workers = min(2, len(os.sched_getaffinity(0)))
+        ray = RayGrid(files, workers)
+        ray.use_ledgers(Path(folder, "ledgers-ray"))
         rounds: dict[str, Callable[[], Any]] = {
             "plain": plain.round,
             "ours": lambda: _round(grid, private, f"{next(runs):x}"),
+            "ours_ray": lambda: _round(ray, private, f"{next(runs):x}"),
             "opacus": lambda: _opacus_round(plain, start),
         }
         for run in rounds.values():
@@ -66,8 +71,10 @@ def measure(quick: bool) -> list[Row]:
         for _ in range(repeats):
             for name, run in rounds.items():
                 seconds[name].append(timed(run))
+        ray.close()
     median = {name: statistics.median(times) for name, times in seconds.items()}
     median["ours"] /= ROUNDS
+    median["ours_ray"] /= ROUNDS
     ratio = median["ours"] / median["opacus"]
     told = ", ".join(f"{name} {value:.3f} s" for name, value in median.items())
     return [
@@ -78,6 +85,11 @@ def measure(quick: bool) -> list[Row]:
             0.0,
             None if quick else ratio <= GOAL,
             f"100 sites, 4 Poisson steps: {told}",
+        ),
+        Row(
+            "privacy/federated_round/ray/ratio_to_opacus_hooks",
+            median["ours_ray"] / median["opacus"],
+            note=f"{workers} Ray workers, as `simulate` chooses for 100 sites; Opacus on one core",
         ),
         Row(
             "privacy/federated_round/ratio_to_plain_loop",
@@ -93,7 +105,7 @@ def _site(folder: Path, index: int) -> Path:
     return file
 
 
-def _round(grid: LocalGrid, study: Study, run: str) -> None:
+def _round(grid: SimulatedGrid, study: Study, run: str) -> None:
     assert study.modalities.ehr is not None
     exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
     result = run_rounds(Task(exchange, study, agreed_vocabulary(study.modalities.ehr), run=run))
