@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from federation.privacy.accounting import (
     ADJACENCY,
     Accountant,
     Segment,
-    composed,
     epsilon,
-    epsilons,
     tightest,
 )
 from federation.study import Study
@@ -108,9 +105,9 @@ def privacy_document(
             for site, spent in told.items()
         }
         | {
-            site: _silent_row(study, _unheard(site, rounds))
+            site: _silent_row(study, unheard)
             for site in sorted(_asked(rounds) - told.keys())
-            if _unheard(site, rounds)
+            if (unheard := _unheard(site, rounds))
         },
         "other_uses": [
             dict(zip(("use", "status", "why"), row, strict=True)) for row in _OTHER_USES
@@ -265,16 +262,8 @@ def _epsilons(
     segments: Sequence[Segment], delta: float, prv: bool = False
 ) -> dict[str, float | None]:
     names: tuple[Accountant, ...] = ("pld", "rdp", "prv") if prv else ("pld", "rdp")
-    found = {name: _computed(composed(segments), delta, name) for name in names}
+    found = {name: epsilon(segments, delta, name) for name in names}
     # Six digits: beyond what any of the accountants is good for.
     return {
-        name: None if value is None or math.isinf(value) else float(f"{value:.6g}")
-        for name, value in found.items()
+        name: None if math.isinf(value) else float(f"{value:.6g}") for name, value in found.items()
     }
-
-
-@lru_cache(maxsize=4096)
-def _computed(segments: tuple[Segment, ...], delta: float, name: Accountant) -> float | None:
-    if name == "prv":
-        return epsilons(segments, delta)["prv"]
-    return epsilon(segments, delta, name)

@@ -79,10 +79,11 @@ def spending(
         policy: the site's, which caps the spending; None where only the file is known.
         delta: of the epsilon by accountant; None takes the policy's. The cap is at the policy's.
     """
-    from federation.privacy.accounting import ADJACENCY, Segment, epsilons
+    from clients.ledger import segments_of
+    from federation.privacy.accounting import ADJACENCY, epsilons
 
     protected = [line for line in lines if line.kind == "segment"]
-    segments = [Segment(x.sampling_rate, x.noise_multiplier, x.steps) for x in protected]
+    segments = segments_of(protected)
     delta = delta or (policy.delta if policy else DELTA)
     figures = epsilons(segments, delta)
     return {
@@ -121,17 +122,17 @@ def _open(of: Site | None, path: Path) -> Ledger | None:
 
 
 def _cap(segments: Sequence[Segment], policy: PolicySection) -> dict[str, Any]:
-    from federation.privacy.filter import RdpFilter
+    from clients.budget import cap
 
-    cap = RdpFilter(policy.epsilon_per_patient, policy.delta)
-    spent = cap.epsilon_spent(segments)
+    of_site = cap(policy)
+    spent = of_site.epsilon_spent(segments)
     return {
-        "epsilon": cap.epsilon,
-        "delta": cap.delta,
-        "order": cap.order,
+        "epsilon": of_site.epsilon,
+        "delta": of_site.delta,
+        "order": of_site.order,
         "spent": _finite(spent),
-        "left": max(cap.epsilon - spent, 0.0),
-        "share": _finite(cap.rdp(segments) / cap.budget),
+        "left": max(of_site.epsilon - spent, 0.0),
+        "share": _finite(of_site.rdp(segments) / of_site.budget),
     }
 
 

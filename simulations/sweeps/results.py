@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from federation.errors import UserError
 from server.report.run_folder import Cell, Metrics, Privacy
+from server.report.tables import reported
 from simulations.sweeps.folder import FAILED, is_finished, trial_folder
 from simulations.sweeps.plan import Plan, Trial
 from simulations.sweeps.settings import Setting
@@ -187,16 +188,8 @@ def _row(trial: Trial, folder: Path) -> Row:
 
 def epsilon_spent(privacy: Privacy) -> float | None:
     """Return the largest epsilon of any site, by the accountant that is reported."""
-    found = []
-    for site in privacy.sites.values():
-        spent = site.get("epsilon")
-        if isinstance(spent, Mapping):
-            by = site.get("reported") or (privacy.model_extra or {}).get("reported")
-            numbers = [v for v in spent.values() if isinstance(v, int | float)]
-            spent = spent.get(by, max(numbers, default=None))
-        if isinstance(spent, int | float):
-            found.append(float(spent))
-    return max(found, default=None)
+    found = [reported(site)[1] for site in privacy.sites.values()]
+    return max((value for value in found if value is not None), default=None)
 
 
 def _reason(file: Path) -> str:
