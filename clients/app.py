@@ -15,14 +15,9 @@ from clients.outbound import CODE, TakesNoPart, guarded, suppressed
 from clients.rounds import check_witness, request_of, train_plainly, train_privately
 from clients.site import Site
 from clients.workbench import Workbench, choose_device
+from federation.bodies import DescribeBody, PrepareBody, SmallCount
 from federation.errors import Refused
-from federation.messages import (
-    DescribeBody,
-    Instruction,
-    PrepareBody,
-    Reply,
-    SmallCount,
-)
+from federation.messages import Instruction, Reply
 from federation.models.build import FlatModel
 from federation.study import Study
 

@@ -14,8 +14,9 @@ from itertools import groupby
 
 from clients.ledger import Ledger, Line, segments_of
 from clients.site import PolicySection, Site
+from federation.bodies import LedgerHead, SpentBody, SpentSegment
 from federation.errors import BudgetSpent, UserError
-from federation.messages import Instruction, LedgerHead, SpentBody, SpentSegment
+from federation.messages import Instruction
 from federation.privacy.accounting import Segment, calibrated_noise
 from federation.privacy.filter import RdpFilter
 from federation.study import Study

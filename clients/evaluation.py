@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from clients.site import PolicySection
 from clients.workbench import Cohort
-from federation.messages import EvaluateBody
+from federation.bodies import EvaluateBody
 from federation.metrics.summary import ScoreSummary
 from federation.metrics.suppression import withheld_cells
 from federation.models.build import FlatModel

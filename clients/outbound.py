@@ -16,16 +16,16 @@ import numpy as np
 from flwr.app import RecordDict
 
 from clients.site import PolicySection, Site
-from federation.errors import BudgetSpent, Refused, UserError
-from federation.messages import (
+from federation.bodies import (
     DescribeBody,
     EvaluateBody,
     PrepareBody,
-    Reply,
     SmallCount,
     Status,
     TrainBody,
 )
+from federation.errors import BudgetSpent, Refused, UserError
+from federation.messages import Reply
 from federation.metrics.summary import ScoreSummary
 from federation.study import Study
 
@@ -72,7 +72,7 @@ def guarded(answer: Callable[[], tuple[Reply, Site, Study]]) -> RecordDict:
 def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:
     """Refuse a reply that would tell of fewer patients than the site allows.
 
-    The names and reasons in a body are from closed lists by its schema (federation/messages.py).
+    The names and reasons in a body are from closed lists by its schema (federation/bodies.py).
 
     Args:
         reply: about to leave.

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.messages import Reply, TrainBody
+from federation.bodies import TrainBody
+from federation.messages import Reply
 
 MOST_KEPT = 16
 """Models of runs whose last reply is kept; older ones are removed."""

@@ -15,7 +15,8 @@ from clients.outbound import TakesNoPart
 from clients.site import Site
 from clients.training import LocalResult, plain_gradients, private_gradients, train_locally
 from clients.workbench import Cohort, Workbench
-from federation.messages import Instruction, LedgerHead, Reply, SpentBody, TrainBody
+from federation.bodies import LedgerHead, SpentBody, TrainBody
+from federation.messages import Instruction, Reply
 from federation.models.build import FlatModel, Vector
 from federation.randomness import torch_generator
 

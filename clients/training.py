@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.workbench import Cohort
-from federation.messages import LARGEST_LOSS
+from federation.bodies import LARGEST_LOSS
 from federation.models.build import FlatModel
 from federation.privacy.accounting import Segment
 from federation.privacy.clipping import ClippedSum

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from federation.bodies import TrainBody
 from federation.errors import WardroundError
-from federation.messages import Reply, TrainBody, Vector
+from federation.messages import Reply, Vector
 from federation.reduce import (
     LARGEST_TOTAL_WEIGHT,
     Part,

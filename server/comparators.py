@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from federation.messages import TRAIN, TrainBody
+from federation.bodies import TrainBody
+from federation.messages import TRAIN
 from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
 from federation.study import Modality

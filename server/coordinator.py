@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
-from federation.messages import DESCRIBE, PREPARE, DescribeBody, Instruction, PrepareBody
+from federation.messages import DESCRIBE, PREPARE, Instruction
 from federation.models.build import Vector, build_model
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabulary

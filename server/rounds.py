@@ -9,17 +9,9 @@ from typing import Any
 
 from flwr.app import RecordDict
 
+from federation.bodies import REFUSALS, EvaluateBody, TrainBody
 from federation.collect import UpdateSum
-from federation.messages import (
-    EVALUATE,
-    FEDERATED,
-    REFUSALS,
-    TRAIN,
-    EvaluateBody,
-    Instruction,
-    TrainBody,
-    with_witness,
-)
+from federation.messages import EVALUATE, FEDERATED, TRAIN, Instruction, with_witness
 from federation.metrics.summary import merge
 from federation.models.build import Vector, build_model
 from federation.reduce import Part

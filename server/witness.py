@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from federation.bodies import LedgerHead
 from federation.errors import UserError
-from federation.messages import LedgerHead
 
 WITNESS = "witness.json"
 """The file's name; it stands beside the run folders, or the sites of a simulation."""

@@ -9,18 +9,17 @@ from pydantic import ValidationError
 
 from clients.outbound import GateClosed, TakesNoPart, check, guarded, suppressed
 from clients.site import PolicySection, load_site
-from federation.errors import BudgetSpent, NoUsableModel, Refused, UserError
-from federation.messages import (
-    TRAIN,
+from federation.bodies import (
     DescribeBody,
     EvaluateBody,
     LedgerHead,
     PrepareBody,
-    Reply,
     SpentBody,
     SpentSegment,
     TrainBody,
 )
+from federation.errors import BudgetSpent, NoUsableModel, Refused, UserError
+from federation.messages import TRAIN, Reply
 from federation.metrics.summary import ScoreSummary
 
 SECRET = "MRN-00417 Jane Doe"

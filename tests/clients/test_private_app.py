@@ -12,7 +12,8 @@ from clients import rounds
 from clients.ledger import site_ledger
 from clients.site import load_site
 from clients.workbench import Workbench
-from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, LedgerHead
+from federation.bodies import LedgerHead
+from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction
 from federation.models.build import build_model
 from federation.privacy.noise import Seeded
 from federation.vocabulary import agreed_vocabulary

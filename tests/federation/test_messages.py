@@ -8,19 +8,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 
-from federation.messages import (
-    DESCRIBE,
-    EVALUATE,
-    PREPARE,
-    TRAIN,
-    DescribeBody,
-    EvaluateBody,
-    Instruction,
-    PrepareBody,
-    Reply,
-    Status,
-    TrainBody,
-)
+from federation.bodies import DescribeBody, EvaluateBody, PrepareBody, Status, TrainBody
+from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, Reply
 from federation.metrics.summary import ScoreSummary
 from federation.reduce import Part, WeightedSum
 from federation.vocabulary import CodeMoments, agreed_vocabulary

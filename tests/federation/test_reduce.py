@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from federation.bodies import TrainBody
 from federation.collect import UpdateSum
-from federation.messages import Reply, TrainBody
+from federation.messages import Reply
 from federation.reduce import (
     LARGEST_CHANGE,
     LARGEST_TOTAL_WEIGHT,

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from federation.bodies import TrainBody
 from federation.collect import UpdateSum
-from federation.messages import Reply, TrainBody
+from federation.messages import Reply
 from federation.privacy.accounting import Segment, epsilon
 from federation.reduce import Part, WeightedSum, clipped
 from server.central import COUNT_SHARE, CentralPrivacy

@@ -2,8 +2,8 @@
 
 import pytest
 
+from federation.bodies import LedgerHead
 from federation.errors import UserError
-from federation.messages import LedgerHead
 from server.witness import WENT_BACK, Witness
 
 

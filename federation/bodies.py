@@ -1,0 +1,188 @@
+"""What leaves a site: the body of each reply under a strict schema, and the closed lists of words.
+
+A body that does not fit its schema is neither sent nor accepted. docs/what-leaves-a-site.md lists
+every field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from federation.metrics.summary import ScoreSummary
+from federation.study import Modality, Split
+from federation.subgroups import CELLS, WHOLE_SITE
+from federation.validation import Section
+from federation.vocabulary import CodeMoments
+
+Status = Literal[
+    "ok",
+    "no training patients",
+    "fewer training patients than the site's minimum_cell",
+    "no patients in this split",
+    "fewer patients than the site's minimum_cell",
+    "refused by the site's policy",
+    "the privacy budget of the site's patients does not allow it",
+    "the study's privacy terms do not fit the site",
+    "the site's privacy ledger does not extend the one that was witnessed",
+    "the site's files need attention",
+    "the site failed",
+    "not an instruction of this version",
+]
+"""All that a site ever says about a failure; the details stay in its own log."""
+
+REFUSALS: tuple[Status, ...] = (
+    "refused by the site's policy",
+    "the privacy budget of the site's patients does not allow it",
+    "the site's privacy ledger does not extend the one that was witnessed",
+)
+"""A site that answers so could have done what was asked, and its rules forbid it."""
+
+Reason = Literal[
+    "no label",
+    "label is empty",
+    "label outside the classes",
+    "no prediction time",
+    "contradictory labels",
+    "label without any event",
+    "no split given",
+    "repeated label rows",
+    "later prediction times, not used",
+    "events after the prediction time, not used",
+    "birth: after the prediction time or over 120 years before",
+    "value: not a finite number",
+    "image: the file is missing",
+    "image: not a DICOM file",
+    "image: more than one frame",
+    "image: not a grey-scale image",
+    "image: the pixels cannot be decoded",
+    "image: the path leads out of the data folder",
+    "image: not a file name",
+    "image: offered, but no event names a file",
+    "note: cut at the study's max_tokens",
+    "note: offered, but no event holds one",
+]
+"""Why patients were left out, or what a person should know of them."""
+
+MOST_PATIENTS = 2**20
+"""Of one site; a round sums at most eight times as many."""
+
+LARGEST_LOSS = 1e6
+
+Count = Annotated[int, Field(ge=0, le=MOST_PATIENTS)]
+
+SmallCount = Count | Literal["suppressed"]
+
+PartName = Literal["ehr", "image", "text", "fusion"]
+
+WithheldReason = Annotated[
+    str, Field(pattern=r"^(withheld to protect )?fewer than [1-9][0-9]{0,8} patients$")
+]
+
+Magnitude = Annotated[float, Field(ge=-1e100, le=1e100)]
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+MOST_ROUNDS = 2**20
+
+
+class LedgerHead(Section):
+    """Length of a site's ledger and hash of its last line: what the coordinator witnesses."""
+
+    length: int = Field(ge=0, le=2**40)
+    hash: Hash
+
+
+class SpentSegment(Section):
+    """Rounds of equal terms: so many steps of the Poisson-sampled Gaussian mechanism in all."""
+
+    sampling_rate: float = Field(gt=0, le=1)
+    noise_multiplier: float = Field(gt=0, le=1e9)
+    steps: int = Field(ge=1, le=2**40)
+    rounds: int = Field(ge=1, le=MOST_ROUNDS)
+
+
+class SpentBody(Section):
+    """What this run has spent on the site's patients for this model so far, by its ledger.
+
+    Nothing here depends on what the patients' records hold: the rate follows from the number of
+    training patients, which is declared public, and the noise from the study and the ledger.
+    """
+
+    segments: tuple[SpentSegment, ...] = Field(min_length=1, max_length=MOST_ROUNDS)
+    wanted_noise: float = Field(gt=0, le=1e9)
+    """The noise multiplier that the study alone asks for; more is added where the cap is near."""
+    seeded: bool
+    ledger: LedgerHead
+
+
+class TrainBody(Section):
+    """What leaves after local training, beside the update."""
+
+    loss: float | None = Field(ge=0, le=LARGEST_LOSS)
+    """None if it diverged, and under differential privacy, which does not cover it."""
+    steps: int = Field(ge=0)
+    patients: dict[PartName, Count]
+    """Training patients behind each part of the model; 0 below the site's minimum cell.
+
+    Under differential privacy all training patients, or 0 where the site does not offer the
+    modality at all: how many have it is not told.
+    """
+    spent: SpentBody | None = None
+    """Under differential privacy at the site."""
+
+
+class EvaluateBody(Section):
+    """Score summaries of the permitted cells, and why the others are withheld."""
+
+    cells: dict[str, dict[str, Any]]
+    withheld: dict[str, WithheldReason]
+
+    @model_validator(mode="after")
+    def _cells_from_the_closed_list(self) -> EvaluateBody:
+        if not {*self.cells, *self.withheld} <= CELLS:
+            raise ValueError("a cell's name is not from the closed list")
+        if WHOLE_SITE not in self.cells and WHOLE_SITE not in self.withheld:
+            raise ValueError("nothing is said of the site as a whole")
+        if self.cells and WHOLE_SITE not in self.cells:
+            raise ValueError("a site withheld as a whole has no cells")
+        return self
+
+    def summaries(self) -> dict[str, ScoreSummary]:
+        """Return the cells' summaries.
+
+        Raises:
+            ValueError: if one cannot belong to any patients, or a subgroup to this site.
+        """
+        read = {name: ScoreSummary.from_json(cell) for name, cell in self.cells.items()}
+        if read and any(cell.n > read[WHOLE_SITE].n for cell in read.values()):
+            raise ValueError("a subgroup is larger than its site")
+        return read
+
+
+class DescribeBody(Section):
+    """Suppressed counts of a site's patients."""
+
+    patients: dict[Split, SmallCount]
+    modalities: dict[Modality, SmallCount]
+    excluded: dict[Reason, SmallCount]
+    notices: dict[Reason, SmallCount]
+    minimum_cell: Count
+    score_bins: Literal["merged", "fine"]
+    counted: bool = True
+    """False under differential privacy: of modalities then only whether the site offers them, and
+    no notices."""
+
+
+class PrepareBody(Section):
+    """Codes that enough training patients have, with patients, values, sum, sum of squares."""
+
+    codes: dict[str, tuple[Count, Annotated[int, Field(ge=0, le=2**40)], Magnitude, Magnitude]]
+
+    def moments(self) -> dict[str, CodeMoments]:
+        """Return the moments by code."""
+        return {code: CodeMoments(*numbers) for code, numbers in self.codes.items()}
+
+
+Body = TrainBody | EvaluateBody | DescribeBody | PrepareBody
