@@ -28,13 +28,14 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import flamby_heart as heart
 import numpy as np
 from reporting import Row
 
-from clients.training import plain_gradients, private_gradients, train_locally
+from clients.training import PlainFit, PrivateFit, train_alone
 from clients.workbench import Cohort, Workbench
 from federation.messages import FEDERATED
 from federation.models.build import Vector, build_model
@@ -261,18 +262,15 @@ def federated_average(
     for round_ in range(1, study.training.rounds + 1):
         total = np.zeros(len(weights))
         for name, cohort in cohorts.items():
-            model.load(weights)
             if plan is None:
-                generator = torch_generator(seed, "training", name, FEDERATED, round_)
-                train_locally(model, study, plain_gradients(model, cohort, study, generator))
+                draws = partial(torch_generator, seed, "training", name, FEDERATED, round_)
+                fitted = train_alone(PlainFit(model, weights, cohort, study, draws))
             else:
-                noise = Seeded(seed, name, FEDERATED, round_)
-                train_locally(
-                    model,
-                    study,
-                    private_gradients(model, clipped, cohort, study, plan[name], noise),
+                noise = partial(Seeded, seed, name, FEDERATED, round_)
+                fitted = train_alone(
+                    PrivateFit(model, weights, cohort, study, clipped, plan[name], noise)
                 )
-            update = model.weights().astype(np.float64) - weights
+            update = fitted.weights.astype(np.float64) - weights
             total += update * len(cohort.patients.splits["train"])
         weights = (weights + total / everybody).astype(np.float32)
     return weights

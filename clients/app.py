@@ -2,57 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.budget import note_unprotected
 from clients.evaluation import evaluate_locally
 from clients.features import code_moments
-from clients.outbound import CODE, TakesNoPart, guarded, suppressed
-from clients.rounds import check_witness, request_of, train_plainly, train_privately
+from clients.outbound import CODE, TakesNoPart, guarded, released, suppressed
+from clients.rounds import Round, check_witness, plain_round, private_round, request_of
 from clients.site import Site
+from clients.together import train_all
 from clients.workbench import Workbench, choose_device
 from federation.bodies import DescribeBody, PrepareBody, SmallCount
 from federation.errors import Refused
-from federation.messages import Instruction, Reply
+from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, Reply
 from federation.models.build import FlatModel
 from federation.study import Study
 
 LARGEST_WEIGHT = 1e6
 """Under differential privacy; weights beyond it are crafted, to reach the limits of float32."""
 
-Handler = Callable[[Instruction, str, Site, Workbench], Reply]
+Handler = Callable[[Instruction, str, Site, Workbench], Reply | Round]
 
 
 def build_app(workbench: Workbench) -> ClientApp:
-    """Return the ClientApp over a workbench; simulation and deployment differ in that alone."""
+    """Return the ClientApp over a workbench."""
     app = ClientApp()
 
-    def answer(handler: Handler) -> Callable[[Message, Context], Message]:
-        def handle(message: Message, context: Context) -> Message:
-            def produce() -> tuple[Reply, Site, Study]:
-                file = str(context.node_config["site"])
-                try:
-                    instruction = Instruction.from_records(message.content)
-                except ValueError:
-                    raise TakesNoPart("not an instruction of this version") from None
-                site = workbench.site(file)
-                _check_vocabulary(instruction, workbench)
-                _check_policy(instruction, site)
-                return handler(instruction, file, site, workbench), site, instruction.study
+    def handle(message: Message, context: Context) -> Message:
+        return answer([(message, context)], workbench)[0]
 
-            return Message(guarded(produce), reply_to=message)
-
-        return handle
-
-    app.query("describe")(answer(describe))
-    app.query("prepare")(answer(prepare))
-    app.train()(answer(train))
-    app.evaluate()(answer(evaluate))
+    app.query("describe")(handle)
+    app.query("prepare")(handle)
+    app.train()(handle)
+    app.evaluate()(handle)
     return app
+
+
+def answer(asked: Sequence[tuple[Message, Context]], workbench: Workbench) -> list[Message]:
+    """Answer messages: one at a deployed site, those to many sites of one host in a simulation.
+
+    What is to be trained is trained between two passes, so that small models of several sites can
+    be trained together; each site still answers its own message, through its own gate.
+    """
+    begun = [guarded(partial(_begin, message, context, workbench)) for message, context in asked]
+    rounds = [one.result for one in begun if isinstance(one, Begun)]
+    fits = [one.fit for one in rounds if isinstance(one, Round)]
+    fitted = train_all(fits, workbench)
+
+    def ended(one: Begun) -> RecordDict:
+        reply = one.result
+        if isinstance(reply, Round):
+            reply = reply.reply(next(fitted)())
+        return released(reply, one.site.policy, one.study)
+
+    return [
+        Message(guarded(partial(ended, one)) if isinstance(one, Begun) else one, reply_to=message)
+        for one, (message, _) in zip(begun, asked, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A message whose answer is known, or waits for training."""
+
+    result: Reply | Round
+    site: Site
+    study: Study
+
+
+def _begin(message: Message, context: Context, workbench: Workbench) -> Begun:
+    try:
+        instruction = Instruction.from_records(message.content)
+    except ValueError:
+        raise TakesNoPart("not an instruction of this version") from None
+    file = str(context.node_config["site"])
+    site = workbench.site(file)
+    _check_vocabulary(instruction, workbench)
+    _check_policy(instruction, site)
+    handler = HANDLERS[message.metadata.message_type]
+    return Begun(handler(instruction, file, site, workbench), site, instruction.study)
 
 
 def describe(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
@@ -112,8 +146,8 @@ def prepare(instruction: Instruction, file: str, site: Site, workbench: Workbenc
     return Reply("ok", PrepareBody(codes=codes))
 
 
-def train(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
-    """Train locally and answer with the update."""
+def train(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply | Round:
+    """Prepare to train locally and to answer with the update."""
     private = instruction.study.privacy.mechanism == "dp_sgd"
     if private:
         check_witness(instruction, site, workbench.ledger(file))  # before any data is read
@@ -126,10 +160,10 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     _check_patients_behind(instruction.study, len(rows), site)
     model = _model(instruction, site, workbench)
     if private:
-        return train_privately(instruction, file, site, workbench, model, cohort)
+        return private_round(instruction, file, site, workbench, model, cohort)
     if workbench.keeps_unprotected:
         note_unprotected(instruction, request_of(instruction), len(rows), workbench.ledger(file))
-    return train_plainly(instruction, site, model, cohort)
+    return plain_round(instruction, site, model, cohort)
 
 
 def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
@@ -140,12 +174,14 @@ def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workben
     if len(cohort.patients.splits[instruction.split]) == 0:
         raise TakesNoPart("no patients in this split")
     model = _model(instruction, site, workbench)
+    assert instruction.weights is not None
+    model.load(instruction.weights)
     body = evaluate_locally(model, cohort, instruction.study, instruction.split, site.policy)
     return Reply("ok", body)
 
 
 def _model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatModel:
-    """Return the study's model with the weights that were sent."""
+    """Return the study's model, for which the weights that were sent are fit."""
     model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
     weights = instruction.weights
     if weights is None or len(weights) != len(model.vector) or not np.isfinite(weights).all():
@@ -153,7 +189,6 @@ def _model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatMo
     private = instruction.study.privacy.mechanism == "dp_sgd"
     if private and np.abs(weights).max(initial=0.0) > LARGEST_WEIGHT:
         raise TakesNoPart("not an instruction of this version")
-    model.load(weights)
     return model
 
 
@@ -187,6 +222,13 @@ def _check_policy(instruction: Instruction, site: Site) -> None:
             f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} {why}."
         )
 
+
+HANDLERS: Mapping[str, Handler] = {
+    DESCRIBE: describe,
+    PREPARE: prepare,
+    TRAIN: train,
+    EVALUATE: evaluate,
+}
 
 app = build_app(Workbench())
 """What a SuperNode loads: `clients.app:app`."""

@@ -90,15 +90,6 @@ def planned_rounds(study: Study) -> int:
     return math.ceil(study.training.rounds * study.privacy.participation)
 
 
-def round_steps(study: Study, patients: int) -> int:
-    """Return how many steps a round has: ``local_steps``, or as many as its epochs expect."""
-    training = study.training
-    if training.local_steps is not None:
-        return training.local_steps
-    assert training.local_epochs is not None
-    return training.local_epochs * math.ceil(patients / training.batch_size)
-
-
 def wanted_noise(study: Study, patients: int) -> float:
     """Return the noise multiplier with which all planned rounds cost the study's epsilon."""
     privacy = study.privacy
@@ -107,7 +98,7 @@ def wanted_noise(study: Study, patients: int) -> float:
         privacy.epsilon,
         privacy.delta,
         study.training.batch_size / patients,
-        round_steps(study, patients) * planned_rounds(study),
+        study.training.steps(patients) * planned_rounds(study),
         privacy.accountant,
     )
 
@@ -137,7 +128,7 @@ def spend(
         UserError: if the ledger cannot be written.
     """
     study = instruction.study
-    rate, steps = study.training.batch_size / patients, round_steps(study, patients)
+    rate, steps = study.training.batch_size / patients, study.training.steps(patients)
     mine = _of(instruction, ledger.lines())
     same = [line for line in mine if (line.round, line.request) == (instruction.round, request)]
     if seeded and same:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import RecordDict
 
-from clients.site import PolicySection, Site
+from clients.site import PolicySection
 from federation.bodies import (
     DescribeBody,
     EvaluateBody,
@@ -28,6 +28,8 @@ from federation.errors import BudgetSpent, Refused, UserError
 from federation.messages import Reply
 from federation.metrics.summary import ScoreSummary
 from federation.study import Study
+
+T = TypeVar("T")
 
 logger = logging.getLogger("wardround.site")
 
@@ -47,12 +49,10 @@ class GateClosed(Exception):
     """Something was about to leave that must not."""
 
 
-def guarded(answer: Callable[[], tuple[Reply, Site, Study]]) -> RecordDict:
-    """Produce a site's reply and let it pass, or replace it by a status if anything is wrong."""
+def guarded(step: Callable[[], T]) -> T | RecordDict:
+    """Take a step of answering; if anything is wrong, return a status without a word of it."""
     try:
-        reply, site, study = answer()
-        check(reply, site.policy, study.privacy.mechanism == "dp_sgd")
-        return reply.to_records()
+        return step()
     except TakesNoPart as reason:
         return Reply(reason.status).to_records()
     except BudgetSpent as refusal:
@@ -67,6 +67,16 @@ def guarded(answer: Callable[[], tuple[Reply, Site, Study]]) -> RecordDict:
     except Exception:
         logger.exception("the site failed")
         return Reply("the site failed").to_records()
+
+
+def released(reply: Reply, policy: PolicySection, study: Study) -> RecordDict:
+    """Let a reply pass the gate.
+
+    Raises:
+        GateClosed: naming the rule that forbids it.
+    """
+    check(reply, policy, study.privacy.mechanism == "dp_sgd")
+    return reply.to_records()
 
 
 def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:

@@ -1,11 +1,13 @@
-"""One round at a site: paid for where it is private, trained, and put into a reply."""
+"""One round at a site: paid for where it is private, and put into a reply when it is trained."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from clients.budget import UnfitTerms, check_terms, spend, spent_so_far
 from clients.ledger import Head, Ledger
 from clients.outbound import TakesNoPart
 from clients.site import Site
-from clients.training import LocalResult, plain_gradients, private_gradients, train_locally
+from clients.training import Fit, Fitted, PlainFit, PrivateFit
 from clients.workbench import Cohort, Workbench
 from federation.bodies import LedgerHead, SpentBody, TrainBody
 from federation.messages import Instruction, Reply
@@ -23,58 +25,70 @@ from federation.randomness import torch_generator
 logger = logging.getLogger("wardround.site")
 
 
-def train_plainly(instruction: Instruction, site: Site, model: FlatModel, cohort: Cohort) -> Reply:
-    """Train on the site's patients and answer; nothing but suppression protects them."""
+@dataclass(frozen=True)
+class Round:
+    """A site's training in one round: what is to be run, and what to say of what came of it."""
+
+    fit: Fit
+    reply: Callable[[Fitted], Reply]
+
+
+def plain_round(instruction: Instruction, site: Site, model: FlatModel, cohort: Cohort) -> Round:
+    """Train on the site's patients; nothing but suppression protects them."""
     study, minimum = instruction.study, site.policy.minimum_cell
-    rows = cohort.patients.splits["train"]
-    before = model.weights()
-    generator = torch_generator(
-        study.study.seed, "training", site.name, instruction.model, instruction.round
-    )
-    result = train_locally(model, study, plain_gradients(model, cohort, study, generator))
+    rows, start = cohort.patients.splits["train"], _weights(instruction)
     behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
     behind["fusion"] = len(rows)
     weights = {part.name: _weight(behind[part.name], len(rows), minimum) for part in model.parts}
-    return _trained(model, before, weights, result)
+    generator = functools.partial(
+        torch_generator,
+        study.study.seed,
+        "training",
+        site.name,
+        instruction.model,
+        instruction.round,
+    )
+    fit = PlainFit(model, start, cohort, study, generator)
+    return Round(fit, lambda fitted: _trained(fit, weights, fitted))
 
 
-def train_privately(
+def private_round(
     instruction: Instruction,
     file: str,
     site: Site,
     workbench: Workbench,
     model: FlatModel,
     cohort: Cohort,
-) -> Reply:
-    """Pay for the round, train it, and answer; what was answered before is answered again."""
+) -> Round | Reply:
+    """Pay for the round, to train it then; what was answered before is answered again."""
     study, ledger, request = instruction.study, workbench.ledger(file), request_of(instruction)
     patients = len(cohort.patients.splits["train"])
-    randomness = workbench.randomness(
-        study.study.seed, site.name, instruction.model, instruction.round
+    draws = functools.partial(
+        workbench.randomness, study.study.seed, site.name, instruction.model, instruction.round
     )
-    run, name = instruction.run, instruction.model
-    if not randomness.seeded and (said := workbench.replies(file).find(run, name, request)):
+    seeded, run, name = draws().seeded, instruction.run, instruction.model
+    if not seeded and (said := workbench.replies(file).find(run, name, request)):
         return _said_again(said, ledger)
     clipped = workbench.clipped(study, instruction.vocabulary, model)
     try:
         check_terms(study, patients, site)
-        segment = spend(instruction, request, patients, site, ledger, randomness.seeded)
+        segment = spend(instruction, request, patients, site, ledger, seeded)
     except UnfitTerms as error:
         logger.error("%s", error)
         raise TakesNoPart("the study's privacy terms do not fit the site") from None
-    before = model.weights()
-    result = train_locally(
-        model, study, private_gradients(model, clipped, cohort, study, segment, randomness)
-    )
     weights = {
         part.name: patients if part.name == "fusion" or site.offers(part.name) else 0
         for part in model.parts
     }
-    spent = spent_so_far(instruction, patients, ledger)
-    reply = _trained(model, before, weights, result, spent)
-    if not randomness.seeded:
-        workbench.replies(file).keep(run, name, request, reply)
-    return reply
+    fit = PrivateFit(model, _weights(instruction), cohort, study, clipped, segment, draws)
+
+    def reply(fitted: Fitted) -> Reply:
+        found = _trained(fit, weights, fitted, spent_so_far(instruction, patients, ledger))
+        if not seeded:
+            workbench.replies(file).keep(run, name, request, found)
+        return found
+
+    return Round(fit, reply)
 
 
 def check_witness(instruction: Instruction, site: Site, ledger: Ledger) -> None:
@@ -94,10 +108,9 @@ def check_witness(instruction: Instruction, site: Site, ledger: Ledger) -> None:
 
 def request_of(instruction: Instruction) -> str:
     """Return a digest of all that decides a round at a site."""
-    assert instruction.weights is not None
     parts = (instruction.run, instruction.study.fingerprint, instruction.model, instruction.round)
     digest = hashlib.sha256("/".join(map(str, parts)).encode())
-    digest.update(np.ascontiguousarray(instruction.weights).tobytes())
+    digest.update(np.ascontiguousarray(_weights(instruction)).tobytes())
     return digest.hexdigest()
 
 
@@ -111,20 +124,21 @@ def _said_again(said: Reply, ledger: Ledger) -> Reply:
 
 
 def _trained(
-    model: FlatModel,
-    before: Vector,
-    weights: Mapping[str, int],
-    result: LocalResult,
-    spent: SpentBody | None = None,
+    fit: Fit, weights: Mapping[str, int], fitted: Fitted, spent: SpentBody | None = None
 ) -> Reply:
     body = TrainBody.model_validate(
-        {"loss": result.loss, "steps": result.steps, "patients": weights, "spent": spent}
+        {"loss": fitted.loss, "steps": fitted.steps, "patients": weights, "spent": spent}
     )
-    update = model.weights() - before
-    for part in model.parts:
+    update = fitted.weights - fit.start
+    for part in fit.model.parts:
         if not weights[part.name]:
             update[part.start : part.stop] = 0  # too few patients moved it to let it leave
     return Reply("ok", body, update=update)
+
+
+def _weights(instruction: Instruction) -> Vector:
+    assert instruction.weights is not None
+    return instruction.weights
 
 
 def _weight(holders: int, patients: int, minimum: int) -> int:

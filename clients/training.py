@@ -1,11 +1,9 @@
-"""Local training: one loop, over plain or private gradients."""
+"""Local training: what a site's round starts from, and one loop over plain or private gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -13,106 +11,136 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.workbench import Cohort
 from federation.bodies import LARGEST_LOSS
-from federation.models.build import FlatModel
+from federation.models.build import FlatModel, Vector
 from federation.privacy.accounting import Segment
 from federation.privacy.clipping import ClippedSum
 from federation.privacy.engine import Batch, poisson_sample, private_mean
 from federation.privacy.noise import Randomness
 from federation.study import OptimizerSection, Study, TrainingSection
 
-BATCHES_AT_ONCE = 8
-"""Batches gathered from the cohort together, of which each is then a view."""
+
+@dataclass(frozen=True)
+class Fit:
+    """One site's training in one round, ready to run: all is checked, and paid for.
+
+    Attributes:
+        model: the study's, on the site's device; its weights are overwritten.
+        start: the global weights.
+        cohort: with at least one training patient.
+        study: the resolved study.
+    """
+
+    model: FlatModel
+    start: Vector
+    cohort: Cohort
+    study: Study
+
+    @property
+    def rows(self) -> Tensor:
+        """The training patients, (patients,) int64."""
+        return torch.from_numpy(self.cohort.patients.splits["train"])
 
 
 @dataclass(frozen=True)
-class LocalResult:
+class PlainFit(Fit):
+    """Without privacy.
+
+    Attributes:
+        generator: makes the generator of batches and modality dropout.
+    """
+
+    generator: Callable[[], torch.Generator]
+
+
+@dataclass(frozen=True)
+class PrivateFit(Fit):
+    """By DP-SGD.
+
+    Attributes:
+        clipped: adds up clipped gradients of the model.
+        segment: how many steps, and their rate and noise.
+        randomness: makes the source of samples, noise and modality dropout.
+    """
+
+    clipped: ClippedSum
+    segment: Segment
+    randomness: Callable[[], Randomness]
+
+
+@dataclass(frozen=True)
+class Fitted:
     """What local training found.
 
     Attributes:
+        weights: the local model's.
         loss: mean training loss over the round's batches; None if it diverged or was not kept.
         steps: optimiser steps.
     """
 
+    weights: Vector
     loss: float | None
     steps: int
 
+    @classmethod
+    def of(cls, weights: Vector, losses: list[float], steps: int) -> Fitted:
+        """Return it with the mean of what losses there are."""
+        mean = sum(losses) / len(losses) if losses else None
+        return cls(weights, mean if mean is not None and mean <= LARGEST_LOSS else None, steps)
 
-def train_locally(model: FlatModel, study: Study, gradients: Iterable[float | None]) -> LocalResult:
-    """Train the model in place: a step of the optimiser for each gradient.
 
-    Args:
-        model: holds the global weights on entry and the local ones on return.
-        study: the resolved study.
-        gradients: each step has filled the model's gradient and gives the batch's loss, or None;
-            ``plain_gradients`` or ``private_gradients``.
-    """
-    optimizer = _optimizer(model, study.training.optimizer)
+def train_alone(fit: Fit) -> Fitted:
+    """Train one site's model: a step of the optimiser for each gradient."""
+    model, study = fit.model, fit.study
+    model.load(fit.start)
+    optimizer = make_optimizer(model.vector, study.training.optimizer)
     if not model.module.training:  # walking the modules costs as much as a small step
         model.module.train()
     losses, steps = [], 0
-    for loss in gradients:
+    for loss in _gradients(fit):
         optimizer.step()
         steps += 1
         if loss is not None:
             losses.append(loss)
-    mean = sum(losses) / len(losses) if losses else None
-    return LocalResult(mean if mean is not None and mean <= LARGEST_LOSS else None, steps)
+    return Fitted.of(model.weights(), losses, steps)
 
 
-def plain_gradients(
-    model: FlatModel, cohort: Cohort, study: Study, generator: torch.Generator
-) -> Iterator[float]:
-    """Yield the loss of each batch, with the model's gradient set to that of the mean loss.
+def _gradients(fit: Fit) -> Iterable[float | None]:
+    """Fill the model's gradient for each step; give the batch's loss, or None."""
+    return _private(fit) if isinstance(fit, PrivateFit) else _plain(fit)
 
-    Args:
-        model: the weights move between two steps.
-        cohort: at least one training patient.
-        study: the resolved study.
-        generator: of batches and modality dropout.
-    """
-    rows = torch.from_numpy(cohort.patients.splits["train"])
-    positive_weight = _positive_weight(cohort.labels[rows], study)
-    gradient = model.vector.grad
+
+def _plain(fit: PlainFit) -> Iterator[float]:
+    """The gradient of each batch's mean loss."""
+    model, cohort, study = fit.model, fit.cohort, fit.study
+    generator, gradient = fit.generator(), model.vector.grad
     assert gradient is not None
+    weight = positive_weight(cohort.labels[fit.rows], study)
 
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator)
 
-    for values, present, labels in _batches(cohort, rows, study.training, generator, model.device):
+    for rows in batches(fit.rows, study.training, generator):
+        values, present = cohort.inputs(rows, model.device)
+        labels = cohort.labels[rows].to(model.device)
         if study.fusion.modality_dropout:
             present = drop_modalities(present, study.fusion.modality_dropout, uniform)
         logits = model.module(values, present)
-        loss = binary_cross_entropy_with_logits(logits, labels, pos_weight=positive_weight)
+        loss = binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
         yield loss.item()
 
 
-def private_gradients(
-    model: FlatModel,
-    clipped: ClippedSum,
-    cohort: Cohort,
-    study: Study,
-    segment: Segment,
-    randomness: Randomness,
-) -> Iterator[None]:
-    """Yield after each step of DP-SGD, with the model's gradient set to the noised mean.
+def _private(fit: PrivateFit) -> Iterator[None]:
+    """The noised mean of each step's clipped gradients.
 
     Modality dropout is drawn from the private randomness too: with a seed that the coordinator
     knows, one patient more would shift the others' masks, and so their gradients, visibly.
-
-    Args:
-        model: the weights move between two steps.
-        clipped: adds up clipped gradients of the model.
-        cohort: the training patients are sampled from it.
-        study: the resolved study.
-        segment: how many steps, and their rate and noise; paid for already.
-        randomness: of sampling, noise and modality dropout.
     """
-    rows = torch.from_numpy(cohort.patients.splits["train"])
-    gradient = model.vector.grad
+    model, cohort, privacy = fit.model, fit.cohort, fit.study.privacy
+    rows, randomness, gradient = fit.rows, fit.randomness(), model.vector.grad
     assert gradient is not None
-    privacy, dropout = study.privacy, study.fusion.modality_dropout
+    dropout = fit.study.fusion.modality_dropout
 
     def physical(chosen: Tensor) -> Iterator[Batch]:
         for some in torch.split(chosen, privacy.physical_batch):
@@ -121,13 +149,13 @@ def private_gradients(
                 present = drop_modalities(present, dropout, randomness.uniform)
             yield values, present, cohort.labels[some].to(model.device)
 
-    for _ in range(segment.steps):
-        chosen = poisson_sample(rows, segment.sampling_rate, randomness)
+    for _ in range(fit.segment.steps):
+        chosen = poisson_sample(rows, fit.segment.sampling_rate, randomness)
         private_mean(
-            clipped,
+            fit.clipped,
             gradient,
             physical(chosen),
-            segment,
+            fit.segment,
             privacy.max_grad_norm,
             len(rows),
             randomness,
@@ -147,39 +175,20 @@ def drop_modalities(
     return {name: torch.where(something, kept[name], present[name]) for name in present}
 
 
-def _batches(
-    cohort: Cohort,
-    rows: Tensor,
-    training: TrainingSection,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """Yield shuffled batches: whole passes, or a number of steps over as many passes as needed."""
-    size = training.batch_size
-
-    def endless() -> Iterator[Batch]:
-        while True:
-            order = rows[torch.randperm(len(rows), generator=generator)]
-            for window in torch.split(order, size * BATCHES_AT_ONCE):
-                values, present = cohort.inputs(window, device)
-                labels = cohort.labels[window].to(device)
-                for start in range(0, len(window), size):
-                    some = slice(start, start + size)
-                    yield (
-                        {name: value[some] for name, value in values.items()},
-                        {name: mask[some] for name, mask in present.items()},
-                        labels[some],
-                    )
-
-    steps = training.local_steps
-    if steps is None:
-        assert training.local_epochs is not None
-        steps = training.local_epochs * math.ceil(len(rows) / size)
-    return islice(endless(), steps)
+def batches(
+    rows: Tensor, training: TrainingSection, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Yield the rows of each batch, shuffled: whole passes, or steps over as many as needed."""
+    left = training.steps(len(rows))
+    while left:
+        order = rows[torch.randperm(len(rows), generator=generator)]
+        for batch in torch.split(order, training.batch_size)[:left]:
+            left -= 1
+            yield batch
 
 
 class FlatSgd:
-    """SGD with momentum and weight decay on one flat vector, as torch.optim.SGD defines it.
+    """SGD with momentum and weight decay on one parameter, as torch.optim.SGD defines it.
 
     Torch's own step costs several times the arithmetic of a small model, in every step of every
     site. The two are compared in the tests.
@@ -204,14 +213,17 @@ class FlatSgd:
         self._vector.add_(direction, alpha=-section.lr)
 
 
-def _optimizer(model: FlatModel, section: OptimizerSection) -> FlatSgd | torch.optim.Optimizer:
+def make_optimizer(
+    vector: torch.nn.Parameter, section: OptimizerSection
+) -> FlatSgd | torch.optim.Optimizer:
+    """Return the study's optimiser of a flat vector, or of one for each row of a matrix."""
     if section.name == "sgd":
-        return FlatSgd(model.vector, section)
+        return FlatSgd(vector, section)
     kind = torch.optim.Adam if section.name == "adam" else torch.optim.AdamW
-    return kind([model.vector], lr=section.lr, weight_decay=section.weight_decay)
+    return kind([vector], lr=section.lr, weight_decay=section.weight_decay)
 
 
-def _positive_weight(labels: Tensor, study: Study) -> Tensor | None:
+def positive_weight(labels: Tensor, study: Study) -> Tensor | None:
     """Weight of a positive patient so that both classes weigh alike; None where none is due."""
     if study.training.loss.class_weight == "none":
         return None

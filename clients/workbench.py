@@ -19,6 +19,7 @@ from clients.site import Site, load_site
 from federation.errors import UserError
 from federation.models.build import FlatModel, build_model, probe_inputs
 from federation.models.losses import patient_losses
+from federation.models.stacked import StackedModel
 from federation.privacy.clipping import ClippedSum, clipped_sum
 from federation.privacy.layers import UnfitForPrivacy, check_forward, check_loss
 from federation.privacy.noise import OperatingSystem, Randomness
@@ -68,12 +69,15 @@ class Workbench:
 
     Attributes:
         keeps_unprotected: whether training without differential privacy is noted in the ledger.
+        together: whether small models of several sites may be trained in one pass.
     """
 
     keeps_unprotected = True
+    together = True
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], Any] = {}
+        self._stacks: dict[int, StackedModel] = {}
 
     def randomness(self, seed: int, *purpose: str | int) -> Randomness:
         """Return where a private round's draws come from; the seed is a simulation's only."""
@@ -118,6 +122,13 @@ class Workbench:
         """Return the study's model; its weights are whatever was loaded last."""
         key = ("model", study.fingerprint, vocabulary and vocabulary.canonical, str(device))
         return self._once(key, lambda: _on_one_thread(study, vocabulary, device))
+
+    def stacked(self, model: FlatModel, copies: int) -> StackedModel:
+        """Return copies of a model of this workbench, to train them in one pass."""
+        kept = self._stacks.get(id(model))
+        if kept is None or kept.copies != copies:
+            kept = self._stacks[id(model)] = StackedModel(model, copies)
+        return kept
 
     def clipped(self, study: Study, vocabulary: Vocabulary | None, model: FlatModel) -> ClippedSum:
         """Return what sums the model's clipped gradients; model and loss are checked to bear it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -193,6 +194,13 @@ class TrainingSection(Section):
         if (self.local_epochs is None) == (self.local_steps is None):
             raise ValueError("give local_epochs or local_steps, not both")
         return self
+
+    def steps(self, patients: int) -> int:
+        """Return how many steps a round has at a site with so many training patients."""
+        if self.local_steps is not None:
+            return self.local_steps
+        assert self.local_epochs is not None
+        return self.local_epochs * math.ceil(patients / self.batch_size)
 
 
 class StrategySection(Section):

@@ -23,7 +23,7 @@ from flwr.serverapp import Grid
 from federation.errors import UserError, WardroundError
 from federation.flower import NodeInfo, Run, stamp, take_simulated_identity
 from federation.study import Study
-from simulations.host import Inspection, SiteHost
+from simulations.host import Inspection, SiteHost, chunks
 
 FIRST_NODE = 100
 CHUNK = 16
@@ -148,7 +148,7 @@ class LocalGrid(SimulatedGrid):
         self._host.use_ledgers(folder)
 
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
-        for chunk in _chunks(messages, CHUNK):
+        for chunk in chunks(messages, CHUNK):
             yield from self._host.run(chunk, end)
 
 
@@ -309,7 +309,7 @@ class RayGrid(SimulatedGrid):
         return [
             deque(
                 _Work(chunk, worker)
-                for chunk in _chunks(own, min(CHUNK, max(1, (len(own) + 3) // 4)))
+                for chunk in chunks(own, min(CHUNK, max(1, (len(own) + 3) // 4)))
             )
             for worker, own in enumerate(mine)
         ]
@@ -405,8 +405,3 @@ def _spread(files: Mapping[int, str], workers: int) -> dict[int, int]:
 
 def _bytes_below(folder: Path) -> int:
     return 1 + sum(file.stat().st_size for file in folder.rglob("*.parquet"))
-
-
-def _chunks(messages: Sequence[Message], size: int) -> Iterator[list[Message]]:
-    for start in range(0, len(messages), size):
-        yield list(messages[start : start + size])

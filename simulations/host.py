@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Message
 
-from clients.app import build_app
+from clients.app import answer
 from clients.budget import check_terms
+from clients.together import MOST_AT_ONCE
 from clients.ledger import Ledger, site_ledger
 from clients.site import Site
 from clients.workbench import Cohort, Workbench, choose_device, pool
@@ -20,6 +21,7 @@ from federation.collect import UpdateSum
 from federation.errors import UserError
 from federation.flower import simulated_context, take_simulated_identity
 from federation.messages import TRAIN, Instruction, Reply, partial_records
+from federation.models.stacked import can_stack
 from federation.privacy.noise import Randomness, Seeded
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
@@ -60,7 +62,6 @@ class SiteHost:
         take_simulated_identity()
         files = {**sites, pooled: POOLED}
         self._workbench = SimulatedWorkbench([sites[node] for node in sorted(sites)])
-        self._app = build_app(self._workbench)
         self._contexts = {node: simulated_context(node, file) for node, file in files.items()}
 
     def run(self, messages: Sequence[Message], end: float | None = None) -> list[Message]:
@@ -70,11 +71,12 @@ class SiteHost:
             messages: of one type.
             end: the time, by ``time.monotonic()``, after which no further site is started.
         """
-        replies = []
-        for message in messages:
+        replies: list[Message] = []
+        for some in chunks(messages, self._at_once(messages)):
             if end is not None and time.monotonic() > end:
                 break
-            replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
+            asked = [(message, self._contexts[message.metadata.dst_node_id]) for message in some]
+            replies += answer(asked, self._workbench)
         if messages and messages[0].metadata.message_type == TRAIN:
             instruction = Instruction.from_records(messages[0].content)
             if instruction.fold:
@@ -84,6 +86,14 @@ class SiteHost:
     def use_ledgers(self, folder: Path | None) -> None:
         """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
         self._workbench.use_ledgers(folder)
+
+    def _at_once(self, messages: Sequence[Message]) -> int:
+        """Return how many of these messages are answered in one go."""
+        if not messages or messages[0].metadata.message_type != TRAIN:
+            return 1
+        instruction = Instruction.from_records(messages[0].content)
+        model = self._workbench.model(instruction.study, instruction.vocabulary)
+        return MOST_AT_ONCE if self._workbench.together and can_stack(model) else 1
 
     def inspect(self, nodes: Sequence[int], study: Study) -> list[Inspection]:
         """Read some sites' cohorts now, and report what was excluded or cannot be read."""
@@ -134,6 +144,12 @@ class SiteHost:
         if len(train) and len(np.unique(train)) < 2:
             counted["training patients, all with the same label"] = len(train)
         return Inspection(site.name, len(patients), counted, device=device)
+
+
+def chunks(messages: Sequence[Message], size: int) -> Iterator[list[Message]]:
+    """Yield messages in lists of at most a size."""
+    for start in range(0, len(messages), size):
+        yield list(messages[start : start + size])
 
 
 class SimulatedWorkbench(Workbench):

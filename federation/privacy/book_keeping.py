@@ -10,7 +10,7 @@ Source: Bu et al., "Differentially Private Optimization on Large Foundation Mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from federation.privacy.clipping import (
     clip_factors,
     norms_over,
 )
-from federation.privacy.kept_layer import Batch
+from federation.privacy.kept_layer import Batch, Layer
 from federation.privacy.layer_rules import ReplayedLayer, rule_for
 from federation.privacy.layers import units
 
@@ -30,11 +30,17 @@ from federation.privacy.layers import units
 class BookKeeping:
     """See `federation.privacy.clipping.Attempt`."""
 
-    def __init__(self, model: Flat, loss: PerPatientLoss, max_grad_norm: float):
+    def __init__(
+        self,
+        model: Flat,
+        loss: PerPatientLoss,
+        max_grad_norm: float,
+        rule: Callable[[nn.Module], type[Layer]] = rule_for,
+    ):
         self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
         self.gradient, self.batch = model.vector.grad, Batch()
         self.layers = [
-            rule_for(unit)(unit, name, self.batch) for name, unit in units(model.module).items()
+            rule(unit)(unit, name, self.batch) for name, unit in units(model.module).items()
         ]
         self.patches = [(layer.module.__dict__, layer.forward) for layer in self.layers]
 

@@ -32,7 +32,7 @@ class Layer(ABC):
         self.module, self.name, self.batch = module, name, batch
         self.original: Callable[..., Any] = module.forward
         trained = [p for p in module.parameters() if p.requires_grad]
-        self.totals = [cast(Tensor, p.grad).view(-1) for p in trained]
+        self.totals = [cast(Tensor, p.grad) for p in trained]
         self.calls = 0
 
     @classmethod
@@ -123,7 +123,7 @@ class SampledLayer(Layer):
     def add(self, factors: Tensor) -> None:
         """See `Layer`."""
         for total, samples in zip(self.totals, self.sums, strict=False):
-            total.addmv_(samples.t(), factors)
+            total.view(-1).addmv_(samples.t(), factors)
 
     def forget(self) -> None:
         """See `Layer`."""

@@ -39,7 +39,7 @@ class LinearLayer(SampledLayer):
         self.full, self.offset = module.weight, module.bias
         self.weight, self.bias = _trained(module.weight), _trained(module.bias)
         if self.weight is not None:
-            self.matrix = self.totals[0].view(module.weight.shape)
+            self.matrix = self.totals[0]
         self.pair: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class LinearLayer(SampledLayer):
         return out
 
     def _prefers_pair(self, x: Tensor) -> bool:
-        above, below = self.full.shape
+        above, below = self.full.shape[-2:]
         return x.numel() // x.shape[0] * (above + below) < above * below * below
 
     def measure(self, kept: Tensor, gradient: Tensor) -> None:
@@ -154,7 +154,7 @@ class EmbeddingLayer(Layer):
 
     def _sum_rows(self, indices: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return patients and indices, (rows,), each pair once, and gradients, (rows, width)."""
-        places = self.weight.shape[0]
+        places = self.weight.shape[-2]
         keys = (
             torch.arange(self.batch.patients, device=indices.device).unsqueeze(1) * places + indices
         )
@@ -173,10 +173,9 @@ class EmbeddingLayer(Layer):
         owners, indices, rows = self.rows
         (total,) = self.totals
         if self.weight.shape[0] == 1:
-            total.addmv_(rows.t(), factors[owners])
+            total.view(-1).addmv_(rows.t(), factors[owners])
         else:
-            weighted = rows * factors[owners].unsqueeze(1)
-            total.view(self.weight.shape).index_add_(0, indices, weighted)
+            total.index_add_(0, indices, rows * factors[owners].unsqueeze(1))
 
     def forget(self) -> None:
         """See `Layer`."""
@@ -247,7 +246,7 @@ class ConvLayer(SampledLayer):
             return super().add(factors)
         x, g = self.pair
         weighted = g * factors.view(-1, *[1] * (g.dim() - 1))
-        self.totals[0].add_(weight_gradient(self.conv, self.padding, x, weighted).reshape(-1))
+        self.totals[0].add_(weight_gradient(self.conv, self.padding, x, weighted))
         if self.bias is not None:
             self.totals[-1].addmv_(_over_places(g).t(), factors)
         return None

@@ -95,9 +95,19 @@ def noised(total: Tensor, deviation: float, randomness: Randomness) -> Tensor:
         randomness: drawn from once for each parameter.
 
     Returns:
-        (parameters,) on the CPU, of the noise's own precision; multiples of the largest power of
-        two that is at most 2^-12 of the deviation.
+        (parameters,) on the CPU, of the noise's own precision; multiples of `grid`.
     """
-    grid = 2.0 ** (math.floor(math.log2(deviation)) - GRID_BITS)
     noise = randomness.normal(total.numel())
-    return noise.mul_(deviation).add_(total.detach().cpu()).mul_(1 / grid).round_().mul_(grid)
+    return on_grid(noise, total.detach().cpu(), deviation, grid(deviation))
+
+
+def grid(deviation: float) -> float:
+    """Return the largest power of two that is at most 2^-12 of the noise's deviation."""
+    return 2.0 ** (math.floor(math.log2(deviation)) - GRID_BITS)
+
+
+def on_grid(
+    noise: Tensor, total: Tensor, deviation: float | Tensor, grid: float | Tensor
+) -> Tensor:
+    """Turn standard normal numbers, in place, into a noised sum that is a multiple of a grid."""
+    return noise.mul_(deviation).add_(total).mul_(1 / grid).round_().mul_(grid)

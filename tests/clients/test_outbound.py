@@ -7,7 +7,7 @@ import pytest
 from flwr.common.serde import recorddict_to_proto
 from pydantic import ValidationError
 
-from clients.outbound import GateClosed, TakesNoPart, check, guarded, suppressed
+from clients.outbound import GateClosed, TakesNoPart, check, guarded, released, suppressed
 from clients.site import PolicySection, load_site
 from federation.bodies import (
     DescribeBody,
@@ -159,7 +159,7 @@ def passed(site, make_study):
 
 
 def leaves(answer, site, study):
-    records = guarded(lambda: (answer(), site, study))
+    records = guarded(lambda: released(answer(), site.policy, study))
     content = recorddict_to_proto(records).SerializeToString()
     return Reply.from_records(records, TRAIN), content
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from asking import Asked
 
-from clients import rounds
+from clients import together
 from clients.ledger import site_ledger
 from clients.site import load_site
 from clients.workbench import Workbench
@@ -181,7 +181,7 @@ def test_a_crash_between_the_line_and_the_reply_overstates(site, study, monkeypa
         raise RuntimeError("the machine went down")
 
     with monkeypatch.context() as broken:
-        broken.setattr(rounds, "train_locally", crash)
+        broken.setattr(together, "train_alone", crash)
         assert Asked(folder).ask(TRAIN, instruction).status == "the site failed"
     assert len(entries(folder)) == 1
     reply = Asked(folder).ask(TRAIN, instruction)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clients.training import private_gradients, train_locally
+from clients.training import PrivateFit, train_alone
 from clients.workbench import Workbench
 from federation.models.losses import patient_losses
 from federation.privacy.accounting import Segment
@@ -51,8 +51,10 @@ def prepare(tmp_path, write_site, make_study):
 
 def one_step(study, cohort, model, clipped, rate, randomness):
     before = model.weights()
-    gradients = private_gradients(model, clipped, cohort, study, Segment(rate, 1.0, 1), randomness)
-    result = train_locally(model, study, gradients)
+    segment = Segment(rate, 1.0, 1)
+    result = train_alone(
+        PrivateFit(model, before, cohort, study, clipped, segment, lambda: randomness)
+    )
     after = model.weights()
     model.load(before)
     assert (result.loss, result.steps) == (None, 1)
@@ -118,8 +120,7 @@ def test_training_without_much_noise_learns(prepare):
 
     first = loss()
     segment = Segment(0.25, 0.05, 60)
-    train_locally(
-        model, study, private_gradients(model, clipped, cohort, study, segment, Seeded(5))
-    )
+    start = model.weights()
+    train_alone(PrivateFit(model, start, cohort, study, clipped, segment, lambda: Seeded(5)))
     model.module.eval()
     assert loss() < 0.7 * first

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from clients.training import FlatSgd, drop_modalities, plain_gradients, train_locally
+from clients.training import FlatSgd, PlainFit, drop_modalities, train_alone
 from clients.workbench import Workbench
 from federation.study import OptimizerSection
 from federation.vocabulary import agreed_vocabulary
@@ -53,7 +53,7 @@ def draws(seed=0):
 
 
 def trained(model, cohort, study, generator):
-    return train_locally(model, study, plain_gradients(model, cohort, study, generator))
+    return train_alone(PlainFit(model, model.weights(), cohort, study, lambda: generator))
 
 
 @pytest.mark.parametrize("names", [("ehr",), ("ehr", "text"), ("ehr", "image", "text")])

@@ -1,0 +1,227 @@
+"""One small model for each of several sites, run together in one pass.
+
+A step of a small model costs more in calls than in arithmetic. Here the layers that hold
+parameters hold a copy for each site and multiply all of them in one batched product; whatever else
+the model does goes row by row, and does not see where one site's patients end. So a site's result
+depends neither on who else is in the pass nor on how many there are, to the last bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from federation.models.build import FlatModel, Vector
+
+MOST_PARAMETERS = 1 << 18
+"""Above it a step's arithmetic outweighs its calls, and nothing is gained."""
+ALIGNMENT = 64
+"""Each copy begins at a multiple of so many numbers: what is left over at the end of a vector is
+computed otherwise than the rest, and must hold no parameter."""
+
+
+class StackedLayer(nn.Module):
+    """A layer with parameters of its own for each copy.
+
+    Attributes:
+        copies: how many.
+        seen: input and output of each call of a pass.
+    """
+
+    def __init__(self, copies: int):
+        super().__init__()
+        self.copies = copies
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer makes of x, and remember both."""
+        out = self.product(x)
+        self.seen.append((x, out))
+        return out
+
+    def product(self, x: Tensor) -> Tensor:
+        """x: (copies * patients, ...), one copy's patients after another's."""
+        raise NotImplementedError
+
+    def add(self, x: Tensor, gradient: Tensor) -> None:
+        """Add to the parameters' gradients, (copies, ...) each, what one call gives.
+
+        Args:
+            x: the call's input.
+            gradient: that of its output.
+        """
+        raise NotImplementedError
+
+
+class StackedLinear(StackedLayer):
+    """``nn.Linear`` with a weight and a bias for each copy."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, like: nn.Linear, copies: int):
+        super().__init__(copies)
+        self.width = like.out_features
+
+    def product(self, x: Tensor) -> Tensor:
+        """x: (copies * patients, ..., features), one copy's patients after another's."""
+        rows = x.reshape(self.copies, -1, x.shape[-1])
+        if self.width == 1:  # as a matrix product, its bits would depend on the number of copies
+            out = (rows * self.weight).sum(-1, keepdim=True) + self.bias.unsqueeze(1)
+        else:
+            out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
+        return out.view(*x.shape[:-1], self.width)
+
+    def add(self, x: Tensor, gradient: Tensor) -> None:
+        """See `StackedLayer`."""
+        rows = x.reshape(self.copies, -1, x.shape[-1])
+        g = gradient.reshape(self.copies, -1, self.width)
+        weight, bias = cast(Tensor, self.weight.grad), cast(Tensor, self.bias.grad)
+        if self.width == 1:
+            weight.squeeze(1).add_((g * rows).sum(1))
+        else:
+            weight.baddbmm_(g.transpose(1, 2), rows)
+        bias.add_(g.sum(1))
+
+
+class StackedEmbedding(StackedLayer):
+    """``nn.Embedding`` with a table for each copy."""
+
+    weight: nn.Parameter
+
+    def __init__(self, like: nn.Embedding, copies: int):
+        super().__init__(copies)
+        self.padding_idx = like.padding_idx
+
+    def product(self, x: Tensor) -> Tensor:
+        """x: (copies * patients, ...) indices, one copy's patients after another's."""
+        tables = torch.arange(self.copies, device=x.device).unsqueeze(1)
+        return self.weight[tables, x.reshape(self.copies, -1)].view(*x.shape, -1)
+
+    def add(self, x: Tensor, gradient: Tensor) -> None:
+        """See `StackedLayer`."""
+        if self.padding_idx is not None:
+            gradient = gradient.masked_fill((x == self.padding_idx).unsqueeze(-1), 0)
+        width = gradient.shape[-1]
+        places = x.reshape(self.copies, -1)
+        gradients = gradient.reshape(self.copies, -1, width)
+        for table, rows, g in zip(cast(Tensor, self.weight.grad), places, gradients, strict=True):
+            table.index_add_(0, rows, g)
+
+
+STACKED: dict[type[nn.Module], type[StackedLinear] | type[StackedEmbedding]] = {
+    nn.Linear: StackedLinear,
+    nn.Embedding: StackedEmbedding,
+}
+
+
+class StackedModel:
+    """Copies of a model, whose parameters and gradients are rows of two matrices.
+
+    Attributes:
+        copies: how many.
+        module: takes the inputs of all copies, (copies * patients, ...), one copy's patients
+            after another's, and returns as many logits.
+        vector: (copies, at least the parameters); ``vector.grad`` likewise.
+    """
+
+    def __init__(self, model: FlatModel, copies: int):
+        size = len(model.vector)
+        shape = copies, -(-size // ALIGNMENT) * ALIGNMENT
+        self.copies, self._size = copies, size
+        self.vector = nn.Parameter(torch.zeros(shape, device=model.device), requires_grad=False)
+        self.vector.grad = torch.zeros(shape, device=model.device)
+        self.module = _stacked(model.module, copies)
+        self._layers = [m for m in self.module.modules() if isinstance(m, StackedLayer)]
+        start = 0
+        for name, parameter in model.module.named_parameters():
+            stop, each = start + parameter.numel(), (copies, *parameter.shape)
+            own = nn.Parameter(self.vector.detach()[:, start:stop].view(each))
+            own.grad = self.vector.grad[:, start:stop].view(each)
+            path, _, leaf = name.rpartition(".")
+            setattr(self.module.get_submodule(path), leaf, own)
+            start = stop
+
+    @property
+    def device(self) -> torch.device:
+        """Where the copies run."""
+        return self.vector.device
+
+    def load(self, copy: int, weights: Vector) -> None:
+        """Overwrite the parameters of one copy."""
+        row = self.vector.detach()[copy, : self._size]
+        if row.device.type == "cpu":
+            row.numpy()[:] = weights
+        else:
+            row.copy_(torch.from_numpy(weights.copy()))
+
+    def weights(self, copy: int) -> Vector:
+        """Return a copy's parameters, (parameters,) float32."""
+        return self.vector.detach()[copy, : self._size].cpu().numpy().copy()
+
+    def set_gradient(
+        self,
+        values: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        loss: Callable[[Tensor], Tensor],
+        factors: Tensor,
+    ) -> Tensor:
+        """Set each copy's gradient to that of its patients' losses, added up with factors.
+
+        Autograd would add the gradients up too, more slowly: it makes each before it adds it.
+
+        Args:
+            values: as the module takes them.
+            present: likewise.
+            loss: logits -> losses, (copies * patients,) each.
+            factors: (copies * patients,).
+
+        Returns:
+            The losses, detached.
+        """
+        assert self.vector.grad is not None
+        losses = loss(self.module(values, present))
+        calls = [(layer, x, out) for layer in self._layers for x, out in layer.seen]
+        for layer in self._layers:
+            layer.seen = []
+        found = torch.autograd.grad(losses, [c[2] for c in calls], factors, allow_unused=True)
+        with torch.no_grad():
+            self.vector.grad.zero_()
+            for (layer, x, _), gradient in zip(calls, found, strict=True):
+                if gradient is not None:
+                    layer.add(x, gradient)
+        return losses.detach()
+
+
+def can_stack(model: FlatModel) -> bool:
+    """Whether a model is small, and made of what can be stacked or goes row by row."""
+    modules = list(model.module.modules())
+    holders = [m for m in modules if next(m.parameters(recurse=False), None) is not None]
+    return (
+        len(model.vector) <= MOST_PARAMETERS
+        and all(type(module) in STACKED for module in holders)
+        and all(module.bias is not None for module in holders if isinstance(module, nn.Linear))
+        and not any(_draws_or_keeps(module) for module in modules)
+    )
+
+
+def _draws_or_keeps(module: nn.Module) -> bool:
+    draws = isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU)
+    return draws or next(module.buffers(recurse=False), None) is not None
+
+
+def _stacked(module: nn.Module, copies: int) -> nn.Module:
+    """Return a copy of a module tree, the layers with parameters exchanged."""
+    kind = STACKED.get(type(module))
+    if kind is not None:
+        return kind(module, copies)  # type: ignore[arg-type]
+    own = copy.copy(module)
+    own._modules = {  # copy.copy shares the dictionary with the original
+        name: None if child is None else _stacked(child, copies)
+        for name, child in module._modules.items()
+    }
+    return own
