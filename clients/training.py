@@ -106,7 +106,10 @@ def train_alone(fit: Fit) -> Fitted:
 
 def _gradients(fit: Fit) -> Iterable[float | None]:
     """Fill the model's gradient for each step; give the batch's loss, or None."""
-    return _private(fit) if isinstance(fit, PrivateFit) else _plain(fit)
+    if isinstance(fit, PrivateFit):
+        return _private(fit)
+    assert isinstance(fit, PlainFit)
+    return _plain(fit)
 
 
 def _plain(fit: PlainFit) -> Iterator[float]:

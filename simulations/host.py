@@ -13,9 +13,9 @@ from flwr.app import Message
 
 from clients.app import answer
 from clients.budget import check_terms
-from clients.together import MOST_AT_ONCE
 from clients.ledger import Ledger, site_ledger
 from clients.site import Site
+from clients.together import MOST_AT_ONCE
 from clients.workbench import Cohort, Workbench, choose_device, pool
 from federation.collect import UpdateSum
 from federation.errors import UserError

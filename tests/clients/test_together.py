@@ -20,7 +20,7 @@ from federation.randomness import torch_generator
 from federation.vocabulary import agreed_vocabulary
 
 SIZES = (12, 45, 23, 40, 31)
-SGD = {"name": "sgd", "lr": 0.5, "momentum": 0.9, "weight_decay": 0.01}
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 STUDIES = [
     {"training": {"batch_size": 10, "optimizer": SGD}},
     {"training": {"batch_size": 7, "local_epochs": 2, "optimizer": {"name": "adamw"}}},
