@@ -31,7 +31,7 @@ from clients.training import (
 )
 from clients.workbench import Workbench
 from federation.models.losses import patient_losses
-from federation.models.stacked import StackedModel, can_stack
+from federation.models.stacked import MOST_AT_ONCE, StackedModel, can_stack
 from federation.privacy.book_keeping import BookKeeping
 from federation.privacy.engine import poisson_sample
 from federation.privacy.noise import grid, on_grid
@@ -40,8 +40,6 @@ from federation.privacy.stacked_layers import stacked_rule_for
 Result = Callable[[], Fitted]
 """What came of training a site's model; raises what training it raised."""
 
-MOST_AT_ONCE = 32
-"""Sites in one pass; with more, what they compute leaves the processor's cache."""
 LANES = 32
 """Exponentials are taken of so many numbers at a time; what is left over is computed otherwise, so
 nothing is left over."""

@@ -77,7 +77,6 @@ class Workbench:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], Any] = {}
-        self._stacks: dict[int, StackedModel] = {}
 
     def randomness(self, seed: int, *purpose: str | int) -> Randomness:
         """Return where a private round's draws come from; the seed is a simulation's only."""
@@ -125,10 +124,9 @@ class Workbench:
 
     def stacked(self, model: FlatModel, copies: int) -> StackedModel:
         """Return copies of a model of this workbench, to train them in one pass."""
-        kept = self._stacks.get(id(model))
-        if kept is None or kept.copies != copies:
-            kept = self._stacks[id(model)] = StackedModel(model, copies)
-        return kept
+        stacked = self._once(("stacked", id(model)), lambda: StackedModel(model))
+        stacked.use(copies)
+        return stacked
 
     def clipped(self, study: Study, vocabulary: Vocabulary | None, model: FlatModel) -> ClippedSum:
         """Return what sums the model's clipped gradients; model and loss are checked to bear it.

@@ -15,13 +15,12 @@ from clients.app import answer
 from clients.budget import check_terms
 from clients.ledger import Ledger, site_ledger
 from clients.site import Site
-from clients.together import MOST_AT_ONCE
 from clients.workbench import Cohort, Workbench, choose_device, pool
 from federation.collect import UpdateSum
 from federation.errors import UserError
 from federation.flower import simulated_context, take_simulated_identity
 from federation.messages import TRAIN, Instruction, Reply, partial_records
-from federation.models.stacked import can_stack
+from federation.models.stacked import MOST_AT_ONCE, can_stack
 from federation.privacy.noise import Randomness, Seeded
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary

@@ -19,6 +19,8 @@ from federation.models.build import FlatModel, Vector
 
 MOST_PARAMETERS = 1 << 18
 """Above it a step's arithmetic outweighs its calls, and nothing is gained."""
+MOST_AT_ONCE = 32
+"""Sites in one pass; with more, what they compute leaves the processor's cache."""
 ALIGNMENT = 64
 """Each copy begins at a multiple of so many numbers: what is left over at the end of a vector is
 computed otherwise than the rest, and must hold no parameter."""
@@ -32,9 +34,9 @@ class StackedLayer(nn.Module):
         seen: input and output of each call of a pass.
     """
 
-    def __init__(self, copies: int):
+    def __init__(self) -> None:
         super().__init__()
-        self.copies = copies
+        self.copies = 0
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,8 +65,8 @@ class StackedLinear(StackedLayer):
     weight: nn.Parameter
     bias: nn.Parameter
 
-    def __init__(self, like: nn.Linear, copies: int):
-        super().__init__(copies)
+    def __init__(self, like: nn.Linear):
+        super().__init__()
         self.width = like.out_features
 
     def product(self, x: Tensor) -> Tensor:
@@ -93,8 +95,8 @@ class StackedEmbedding(StackedLayer):
 
     weight: nn.Parameter
 
-    def __init__(self, like: nn.Embedding, copies: int):
-        super().__init__(copies)
+    def __init__(self, like: nn.Embedding):
+        super().__init__()
         self.padding_idx = like.padding_idx
 
     def product(self, x: Tensor) -> Tensor:
@@ -123,25 +125,34 @@ class StackedModel:
     """Copies of a model, whose parameters and gradients are rows of two matrices.
 
     Attributes:
-        copies: how many.
+        copies: how many are in use.
         module: takes the inputs of all copies, (copies * patients, ...), one copy's patients
             after another's, and returns as many logits.
         vector: (copies, at least the parameters); ``vector.grad`` likewise.
     """
 
-    def __init__(self, model: FlatModel, copies: int):
-        size = len(model.vector)
-        shape = copies, -(-size // ALIGNMENT) * ALIGNMENT
-        self.copies, self._size = copies, size
-        self.vector = nn.Parameter(torch.zeros(shape, device=model.device), requires_grad=False)
-        self.vector.grad = torch.zeros(shape, device=model.device)
-        self.module = _stacked(model.module, copies)
+    def __init__(self, model: FlatModel):
+        self._size = len(model.vector)
+        shape = MOST_AT_ONCE, -(-self._size // ALIGNMENT) * ALIGNMENT
+        self._values = torch.zeros(shape, device=model.device)
+        self._gradients = torch.zeros(shape, device=model.device)
+        self._shapes = [(name, p.shape) for name, p in model.module.named_parameters()]
+        self.module = _stacked(model.module)
         self._layers = [m for m in self.module.modules() if isinstance(m, StackedLayer)]
+        self.use(MOST_AT_ONCE)
+
+    def use(self, copies: int) -> None:
+        """Use so many copies, at most `MOST_AT_ONCE`."""
+        self.copies = copies
+        self.vector = nn.Parameter(self._values[:copies], requires_grad=False)
+        self.vector.grad = self._gradients[:copies]
+        for layer in self._layers:
+            layer.copies = copies
         start = 0
-        for name, parameter in model.module.named_parameters():
-            stop, each = start + parameter.numel(), (copies, *parameter.shape)
-            own = nn.Parameter(self.vector.detach()[:, start:stop].view(each))
-            own.grad = self.vector.grad[:, start:stop].view(each)
+        for name, shape in self._shapes:
+            stop = start + shape.numel()
+            own = nn.Parameter(self._values[:copies, start:stop].view(copies, *shape))
+            own.grad = self._gradients[:copies, start:stop].view(copies, *shape)
             path, _, leaf = name.rpartition(".")
             setattr(self.module.get_submodule(path), leaf, own)
             start = stop
@@ -153,7 +164,7 @@ class StackedModel:
 
     def load(self, copy: int, weights: Vector) -> None:
         """Overwrite the parameters of one copy."""
-        row = self.vector.detach()[copy, : self._size]
+        row = self._values[copy, : self._size]
         if row.device.type == "cpu":
             row.numpy()[:] = weights
         else:
@@ -161,7 +172,7 @@ class StackedModel:
 
     def weights(self, copy: int) -> Vector:
         """Return a copy's parameters, (parameters,) float32."""
-        return self.vector.detach()[copy, : self._size].cpu().numpy().copy()
+        return self._values[copy, : self._size].cpu().numpy().copy()
 
     def set_gradient(
         self,
@@ -214,14 +225,13 @@ def _draws_or_keeps(module: nn.Module) -> bool:
     return draws or next(module.buffers(recurse=False), None) is not None
 
 
-def _stacked(module: nn.Module, copies: int) -> nn.Module:
+def _stacked(module: nn.Module) -> nn.Module:
     """Return a copy of a module tree, the layers with parameters exchanged."""
     kind = STACKED.get(type(module))
     if kind is not None:
-        return kind(module, copies)  # type: ignore[arg-type]
+        return kind(module)  # type: ignore[arg-type]
     own = copy.copy(module)
     own._modules = {  # copy.copy shares the dictionary with the original
-        name: None if child is None else _stacked(child, copies)
-        for name, child in module._modules.items()
+        name: None if child is None else _stacked(child) for name, child in module._modules.items()
     }
     return own
