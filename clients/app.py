@@ -42,6 +42,7 @@ def build_app(workbench: Workbench) -> ClientApp:
                 site = workbench.site(file)
                 _check_vocabulary(instruction, workbench)
                 _check_policy(instruction, site)
+                _check_faults(instruction, site, workbench)
                 return handler(instruction, file, site, workbench), site, instruction.study
 
             return Message(guarded(produce), reply_to=message)
@@ -185,6 +186,16 @@ def _check_policy(instruction: Instruction, site: Site) -> None:
             why = "adds noise at the coordinator only, who sees this site's updates without"
         raise Refused(
             f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} {why}."
+        )
+
+
+def _check_faults(instruction: Instruction, site: Site, workbench: Workbench) -> None:
+    """A study that was made to fail is for simulated patients."""
+    simulation = instruction.study.simulation
+    if simulation is not None and simulation.faults is not None and not workbench.simulated:
+        raise Refused(
+            f"{site.file}: the study {instruction.study.study.name} declares simulation.faults, "
+            "which a deployed site does not play."
         )
 
 

@@ -68,9 +68,11 @@ class Workbench:
 
     Attributes:
         keeps_unprotected: whether training without differential privacy is noted in the ledger.
+        simulated: whether the sites are a simulation's, which may meet a study's faults.
     """
 
     keeps_unprotected = True
+    simulated = False
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], Any] = {}
