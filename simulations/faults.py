@@ -7,7 +7,7 @@ which they are asked for, the process, the grid, or what other faults a study de
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -28,6 +28,8 @@ from federation.validation import nearest
 from server.exchange import TTL_MARGIN_SECONDS
 
 WHERE = "the study"
+MOST_NAMES = 12
+"""Sites that a message names."""
 SCREENED: tuple[Corruption, ...] = ("nan", "shape")
 """Corruptions that screening always refuses."""
 
@@ -248,6 +250,16 @@ def record(fates: Mapping[str, Fate]) -> dict[str, Any]:
     return {kind: struck for kind, struck in found.items() if struck}
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message; of many sites, the first.
+
+    >>> listed([str(i) for i in range(15)])
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more'
+    """
+    shown = ", ".join(names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
+
+
 def _named(section: FaultsSection) -> Iterable[tuple[str, tuple[str, ...]]]:
     """Yield every list of sites in the section, with its key."""
     for name in type(section).model_fields:
@@ -266,5 +278,5 @@ def _check_known(fault: str, names: Iterable[str], sites: Mapping[str, int]) -> 
                 f'there is no site "{name}"',
                 field=f"simulation.faults.{fault}.sites",
                 remedy=(f'Did you mean "{guess}"? ' if guess else "")
-                + f"The sites are: {', '.join(sorted(sites))}.",
+                + f"The sites are: {listed(sorted(sites))}.",
             )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from federation.errors import UserError
 from federation.messages import FEDERATED
 from federation.study import Study
-from simulations.faults import WHERE, Faults
+from simulations.faults import WHERE, Faults, listed
 
 
 def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str]:
@@ -36,7 +36,7 @@ def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str
         answering = len(names) - len(missing)
         if answering >= needed:
             continue
-        why = "; ".join(f"{site}: {reason}" for site, reason in missing.items())
+        why = _by_reason(missing)
         found = f"{answering} of {len(names)} sites will answer; {needed} are needed"
         if round_ == 1:
             raise UserError(
@@ -49,6 +49,17 @@ def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str
         return [*warnings, end]
     never = [f"Simulated faults: {site} never sends a usable update." for site in sorted(silent)]
     return [*warnings, *never]
+
+
+def _by_reason(missing: Mapping[str, str]) -> str:
+    """Say who is missing.
+
+    >>> _by_reason({"bern": "crashed", "genf": "too late", "zug": "crashed"})
+    'crashed: bern, zug; too late: genf'
+    """
+    reasons = sorted(set(missing.values()))
+    sites = {why: [site for site, reason in missing.items() if reason == why] for why in reasons}
+    return "; ".join(f"{why}: {listed(names)}" for why, names in sites.items())
 
 
 def _check_attacks(study: Study) -> list[str]:
