@@ -85,6 +85,7 @@ def _begin(message: Message, context: Context, workbench: Workbench) -> Begun:
     site = workbench.site(file)
     _check_vocabulary(instruction, workbench)
     _check_policy(instruction, site)
+    _check_faults(instruction, site, workbench)
     handler = HANDLERS[message.metadata.message_type]
     return Begun(handler(instruction, file, site, workbench), site, instruction.study)
 
@@ -220,6 +221,16 @@ def _check_policy(instruction: Instruction, site: Site) -> None:
             why = "adds noise at the coordinator only, who sees this site's updates without"
         raise Refused(
             f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} {why}."
+        )
+
+
+def _check_faults(instruction: Instruction, site: Site, workbench: Workbench) -> None:
+    """A study that was made to fail is for simulated patients."""
+    simulation = instruction.study.simulation
+    if simulation is not None and simulation.faults is not None and not workbench.simulated:
+        raise Refused(
+            f"{site.file}: the study {instruction.study.study.name} declares simulation.faults, "
+            "which a deployed site does not play."
         )
 
 

@@ -69,10 +69,12 @@ class Workbench:
 
     Attributes:
         keeps_unprotected: whether training without differential privacy is noted in the ledger.
+        simulated: whether the sites are a simulation's, which may meet a study's faults.
         together: whether small models of several sites may be trained in one pass.
     """
 
     keeps_unprotected = True
+    simulated = False
     together = True
 
     def __init__(self) -> None:

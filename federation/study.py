@@ -19,6 +19,7 @@ import tomli_w
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from federation.errors import UserError
+from federation.faults import FaultsSection
 from federation.validation import Section, read_toml, validate
 
 Split = Literal["train", "tuning", "held_out"]
@@ -257,6 +258,12 @@ class EvaluationSection(Section):
     baselines: tuple[Literal["local", "pooled", "single_modality"], ...] = ()
 
 
+class SimulationSection(Section):
+    """What only a simulation does; a deployed run refuses what is not itself."""
+
+    faults: FaultsSection | None = None
+
+
 class Study(Section):
     """One training effort, fully resolved."""
 
@@ -269,6 +276,7 @@ class Study(Section):
     strategy: StrategySection = StrategySection()
     privacy: PrivacySection = PrivacySection()
     evaluation: EvaluationSection = EvaluationSection()
+    simulation: SimulationSection | None = None
 
     @model_validator(mode="after")
     def _nothing_beside_the_mechanism(self) -> Study:

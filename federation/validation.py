@@ -102,6 +102,8 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str
     """Return the valid keys of the table at ``location`` inside ``model``."""
     current: Any = model
     for part in location:
+        if isinstance(part, int):
+            continue  # a place in a list of tables, which all have the same keys
         info = current.model_fields.get(str(part))
         if info is None:
             return set()

@@ -8,7 +8,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from federation.study import load_study
+from federation.errors import UserError
+from federation.study import Study, load_study
 from server.coordinator import Progress, require_study, run_study
 from server.exchange import Exchange
 from server.report.page import write_report
@@ -24,7 +25,9 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that ``run-config`` names into the folder that it names."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    study = load_study(require_study(str(context.run_config["study"])))
+    file = require_study(str(context.run_config["study"]))
+    study = load_study(file)
+    check_faults(study, file)
     folder = RunFolder(Path(str(context.run_config["out"])), study)
     progress = Progress(
         tell=logger.info,
@@ -40,3 +43,18 @@ def main(grid: Grid, context: Context) -> None:
     witness = Witness(folder.path.parent / WITNESS)  # beside the runs: it outlives each of them
     outcome = run_study(Exchange(grid), folder, {"grid": "superlink"}, progress, witness=witness)
     write_report(outcome.folder)
+
+
+def check_faults(study: Study, file: Path) -> None:
+    """Refuse a study whose faults only a simulation plays.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if study.simulation is not None and study.simulation.faults is not None:
+        raise UserError(
+            file,
+            "faults are played in a simulation only, and this is a deployed coordinator",
+            field="simulation.faults",
+            remedy="Take the table away, or run the study with `wardround simulate`.",
+        )

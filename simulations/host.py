@@ -158,6 +158,8 @@ class SimulatedWorkbench(Workbench):
         files: the sites' files.
     """
 
+    simulated = True
+
     def __init__(self, files: Sequence[str]):
         super().__init__()
         self._files = files

@@ -15,15 +15,17 @@ from simulations.consortium import synthesize
 from simulations.runner import simulate
 
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
+FAULTS = PAGE.with_name("faults.md")
 COLUMNS = "| key | type | default | what it does |"
 
 
 def documented():
-    """Return (type, default, text) by dotted key, as the page's tables give them."""
+    """Return (type, default, text) by dotted key, as the pages' tables give them."""
     found = {}
-    for section in re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE):
-        table = re.match(r"\[([a-z_.]+)\]\n", section)
-        if table is None:
+    text = PAGE.read_text() + FAULTS.read_text()
+    for section in re.split(r"^## ", text, flags=re.MULTILINE):
+        table = re.match(r"\[{1,2}([a-z_.]+)\]{1,2}\n", section)
+        if table is None or COLUMNS not in section:
             continue
         rows = section.split(COLUMNS)[1].strip().split("\n\n")[0].splitlines()[1:]
         for row in rows:
@@ -67,10 +69,13 @@ def test_page_gives_the_default_that_a_study_gets(first, key):
     if FIELDS[key].is_required():
         assert default == "required"
         return
-    bare = ["modalities={ehr={}, image={}, text={}}"]
-    value = load_study(first, bare).model_dump(mode="json")
-    for part in key.split("."):
-        value = value[part]
+    if key.startswith("simulation."):  # optional tables that need a value of their own
+        value = FIELDS[key].default
+    else:
+        bare = ["modalities={ehr={}, image={}, text={}}"]
+        value = load_study(first, bare).model_dump(mode="json")
+        for part in key.split("."):
+            value = value[part]
     assert default == ("none" if value is None else json.dumps(value))
 
 
@@ -98,6 +103,7 @@ def bounds(field):
     # PositiveInt | None keeps its type and bound inside.
     whole = any(int in (option, *get_args(option)) for option in options)
     inside = [bound for option in options for bound in getattr(option, "__metadata__", ())]
+    inside += [bound for info in inside for bound in getattr(info, "metadata", ())]
     for bound in (*field.metadata, *inside):
         for name, step in (("ge", 0), ("gt", 1), ("le", 0), ("lt", -1)):
             limit = getattr(bound, name, None)

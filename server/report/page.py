@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from server.report import plots, tables
+from server.report.faults import faults_table
 from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, read_run_folder
 
 HERE = Path(__file__).parent
@@ -91,12 +92,14 @@ def lead(run: RunFolder) -> str:
     }
     planned = run.study.get("training", {}).get("rounds", len(run.rounds))
     rounds = f"{len(run.rounds)} of {planned}" if planned != len(run.rounds) else f"{planned}"
+    faults = "simulation" in run.study and "faults" in run.study["simulation"]
     return (
         f"A model that predicts {label} from {' and '.join(modalities) or 'patient data'}, trained "
         f"by federated learning ({strategy}) over {rounds} rounds at {len(run.sites)} hospitals on "
         f"{patients['train']:,} patients. "
         f"{patients['tuning']:,} further patients served to follow the rounds; the figures below "
         f"are for {patients['held_out']:,} held-out patients that it did not use."
+        + (" The run was made to suffer faults, which stand under Training." if faults else "")
     )
 
 
@@ -163,6 +166,7 @@ def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, tables.Table]:
         "cross_site": tables.cross_site_table(run.metrics.cross_site),
         "participation": tables.participation_table(run.rounds),
         "failures": tables.failures_table(run.rounds),
+        "faults": faults_table(run.rounds),
         "rounds": tables.rounds_table(run.rounds),
         "data": tables.data_table(run.sites),
         "privacy": tables.privacy_table(run.privacy),

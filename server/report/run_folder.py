@@ -84,6 +84,7 @@ class Round(BaseModel):
     rejected: dict[str, str] = {}
     seconds: float | None = None
     bytes: dict[str, int] | None = None
+    faults: dict[str, list[str] | dict[str, float | str]] = {}
 
 
 class Privacy(BaseModel):

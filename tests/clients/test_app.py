@@ -16,6 +16,7 @@ from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction
 from federation.metrics.summary import ScoreSummary
 from federation.models.build import build_model
 from federation.vocabulary import Vocabulary, agreed_vocabulary
+from simulations.host import SimulatedWorkbench
 
 
 def instruction_for(study, **more):
@@ -68,6 +69,18 @@ def test_vocabulary_that_is_not_the_study_s_is_refused(site, make_study):
 def test_study_whose_update_would_be_that_of_few_patients_is_refused(site, make_study):
     study = make_study(training={"rounds": 1, "local_steps": 3, "batch_size": 3})
     assert Asked(site()).ask(TRAIN, instruction_for(study)).status == "refused by the site's policy"
+
+
+@pytest.mark.parametrize("kind", [DESCRIBE, TRAIN, EVALUATE])
+def test_deployed_site_refuses_a_study_with_faults_and_a_simulated_one_answers(
+    site, make_study, kind
+):
+    folder = site()
+    study = make_study(simulation={"faults": {"crash": {"probability": 0.5}}})
+    instruction = instruction_for(study, split="tuning" if kind == EVALUATE else None)
+    reply = Asked(folder).ask(kind, instruction)
+    assert (reply.status, reply.body) == ("refused by the site's policy", None)
+    assert Asked(folder, SimulatedWorkbench([str(folder)])).ask(kind, instruction).status == "ok"
 
 
 def test_stretches_of_the_update_that_too_few_patients_moved_do_not_leave(site, make_study):
