@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -96,8 +95,12 @@ class Workbench:
         """Return the site of a site file."""
         return self._once(("site", file), lambda: load_site(Path(file)))
 
+    def roster(self, file: str, study: Study) -> Patients:
+        """Return the site's patients; a workbench may leave their events out."""
+        return self.patients(file, study)
+
     def patients(self, file: str, study: Study) -> Patients:
-        """Return the site's patients for the study's task and split."""
+        """Return the site's patients for the study's task and split, with their events."""
         key = ("patients", file, repr(study.task), repr(study.split))
         return self._once(key, lambda: read_patients(self.site(file), study.task, study.split))
 
@@ -155,29 +158,39 @@ class Workbench:
         return self._once(("clipped", study.fingerprint, id(model)), make)
 
     def _read_cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
-        site, patients = self.site(file), self.patients(file, study)
-        task = (repr(study.task), repr(study.split))
+        patients = self.roster(file, study)
+        tensors = {
+            name: self._tensor((name, file, *key), make)
+            for name, key, make in self._recipes(file, study, vocabulary)
+        }
+        return Cohort(patients, tensors, torch.from_numpy(patients.labels))
 
-        modalities: dict[str, ModalityTensor] = {}
-        section = study.modalities.ehr
-        if section is not None:
+    def _recipes(
+        self, file: str, study: Study, vocabulary: Vocabulary | None
+    ) -> Iterator[tuple[str, tuple[Any, ...], Callable[[], ModalityTensor]]]:
+        """Yield each modality with what its tensor follows from, and how it is made."""
+        task, modalities = (repr(study.task), repr(study.split)), study.modalities
+        site = self.site(file)
+        if (ehr := modalities.ehr) is not None:
             assert vocabulary is not None
-            modalities["ehr"] = self._once(
-                ("ehr", file, *task, repr(section), vocabulary.canonical),
-                functools.partial(ehr_tensor, patients, section, vocabulary),
+            key = (*task, repr(ehr), vocabulary.canonical)
+            yield "ehr", key, lambda: ehr_tensor(self.patients(file, study), ehr, vocabulary)
+        if (image := modalities.image) is not None:
+            yield (
+                "image",
+                (*task, repr(image)),
+                lambda: image_tensor(self.patients(file, study), image, site.images),
             )
-        if study.modalities.image is not None:
-            modalities["image"] = self._once(
-                ("image", file, *task, repr(study.modalities.image)),
-                functools.partial(image_tensor, patients, study.modalities.image, site.images),
-            )
-        if study.modalities.text is not None:
+        if (text := modalities.text) is not None:
             offered = site.settings.data.notes is not None
-            modalities["text"] = self._once(
-                ("text", file, *task, repr(study.modalities.text)),
-                functools.partial(text_tensor, patients, study.modalities.text, offered),
+            yield (
+                "text",
+                (*task, repr(text)),
+                lambda: text_tensor(self.patients(file, study), text, offered),
             )
-        return Cohort(patients, modalities, torch.from_numpy(patients.labels))
+
+    def _tensor(self, key: tuple[Any, ...], make: Callable[[], ModalityTensor]) -> ModalityTensor:
+        return self._once(key, make)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         if key not in self._kept:

@@ -204,14 +204,46 @@ class TrainingSection(Section):
         return self.local_epochs * math.ceil(patients / self.batch_size)
 
 
+class ParticipationSection(Section):
+    """Which sites are asked in a round.
+
+    ``random``: so many ``sites``, or a ``fraction`` of those connected, drawn anew for each round
+    from the study's seed.
+    """
+
+    kind: Literal["all", "random"] = "all"
+    sites: PositiveInt | None = None
+    fraction: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _how_many(self) -> ParticipationSection:
+        given = [name for name in ("sites", "fraction") if getattr(self, name) is not None]
+        if self.kind == "all" and given:
+            raise ValueError(f'{given[0]} is an option of kind "random"')
+        if self.kind == "random" and len(given) != 1:
+            raise ValueError('kind "random" needs sites or fraction, one of them')
+        return self
+
+
 class StrategySection(Section):
     """How updates become the next model, and when a round counts."""
 
     name: Literal["fedavg"] = "fedavg"
     weighting: Literal["patients", "uniform"] = "patients"
+    participation: ParticipationSection = ParticipationSection()
     minimum_sites: PositiveInt = 2
     round_deadline_seconds: PositiveFloat = 600.0
     maximum_update_norm: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _enough_are_asked(self) -> StrategySection:
+        asked = self.participation.sites
+        if asked is not None and asked < self.minimum_sites:
+            raise ValueError(
+                f"participation.sites is {asked}, but a round needs {self.minimum_sites} "
+                "(minimum_sites)"
+            )
+        return self
 
 
 class PrivacySection(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+
+MOST_NAMES = 12
+"""Sites that a message names."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -121,3 +124,13 @@ def _neighbours(path: Path) -> str:
         return f"The folder {path.parent} does not exist either."
     others = sorted(p.name for p in path.parent.glob("*.toml"))
     return f"In {path.parent} there is: {', '.join(others)}." if others else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message; of many sites, the first.
+
+    >>> listed([str(i) for i in range(15)])
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more'
+    """
+    shown = ", ".join(names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"

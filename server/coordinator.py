@@ -16,6 +16,7 @@ from federation.errors import NoUsableModel, Refused, UserError
 from federation.messages import DESCRIBE, PREPARE, Instruction
 from federation.models.build import Vector, build_model
 from federation.study import Study
+from federation.validation import listed
 from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabulary
 from server import comparators
 from server.evaluator import (
@@ -26,7 +27,7 @@ from server.evaluator import (
 )
 from server.exchange import Exchange, encode
 from server.privacy import privacy_document, privacy_warnings
-from server.rounds import RoundRecord, RoundsResult, Task, evaluate, run_rounds
+from server.rounds import Heard, RoundRecord, RoundsResult, Task, evaluate, run_rounds
 from server.run_folder import RunFolder
 from server.witness import Witness
 
@@ -44,10 +45,12 @@ class Progress:
 
     Attributes:
         tell: one line on what begins.
+        heard: an answer in a training round, of whichever model.
         round_done: a round's record, and how many rounds there are.
     """
 
     tell: Callable[[str], None] = lambda text: None
+    heard: Callable[[Heard], None] = lambda heard: None
     round_done: Callable[[RoundRecord, int], None] = lambda record, rounds: None
 
 
@@ -96,7 +99,9 @@ def run_study(
     folder.write_study()
     _wait(exchange, study, progress, warnings)
     vocabulary = _vocabulary(exchange, folder, progress, warnings)
-    task = Task(exchange, study, vocabulary, run=folder.run_id, witness=witness)
+    task = Task(
+        exchange, study, vocabulary, run=folder.run_id, witness=witness, watch=progress.heard
+    )
     sites = _describe(task, exchange.sites())
     folder.write_json("sites.json", sites)
     result = _federate(task, folder, progress)
@@ -131,7 +136,7 @@ def _wait(exchange: Exchange, study: Study, progress: Progress, warnings: list[s
             f"{len(connected)} sites are connected, {needed} are needed "
             "(strategy.minimum_sites). Nothing was trained."
         )
-    progress.tell(f"{len(connected)} sites: {', '.join(connected)}")
+    progress.tell(f"{len(connected)} sites: {listed(list(connected))}")
     for name in sorted(exchange.unnamed()):
         warnings.append(f'Nodes named "{name}" were not asked: the name does not tell one site.')
 
@@ -206,7 +211,7 @@ def _warnings_of(sites: Mapping[str, Any], study: Study) -> list[str]:
     merged = sorted(site for site, told in sites.items() if told.get("score_bins") == "merged")
     if merged:
         warnings.append(
-            f"{', '.join(merged)} join score bins before they leave (policy.score_bins): AUROC "
+            f"{listed(merged)} join score bins before they leave (policy.score_bins): AUROC "
             "comes out slightly too low there, by about 0.02 at 60 held-out patients and 0.001 "
             "at 300, and Brier is approximate."
         )

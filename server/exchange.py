@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -45,14 +46,21 @@ class Exchange:
         simulated: whether it is a simulation's: it streams replies as they come, and its hosts are
             trusted to send the sum of several sites' updates.
         pooled_node: the node that holds all sites' patients; a simulation's only.
+        members: a simulation's sites, which stay the same: nodes by name, in order.
+        struck: what a simulation's faults did to the sites that a round asked: names, round and
+            model -> what the round's record says of it.
     """
 
     grid: Grid
     simulated: bool = False
     pooled_node: int | None = None
+    members: Mapping[str, int] | None = None
+    struck: Callable[[Sequence[str], int, str], dict[str, Any]] | None = None
 
     def sites(self) -> dict[str, int]:
         """Return the connected sites' nodes, by name in order, without those of ``unnamed``."""
+        if self.members is not None:
+            return dict(self.members)
         nodes = sorted((info.name, info.node_id) for info in self.grid.get_nodes())
         ambiguous = self.unnamed()
         return {name: node for name, node in nodes if name not in ambiguous}

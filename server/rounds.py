@@ -20,6 +20,7 @@ from federation.vocabulary import Vocabulary
 from server.central import CentralPrivacy
 from server.evaluator import SiteEvaluation, headline
 from server.exchange import UNREADABLE, Answer, Exchange, encode, size
+from server.participation import participants
 from server.strategies import STRATEGIES, Strategy
 from server.witness import Witness
 
@@ -28,6 +29,31 @@ UNPAID = "no word of what the update cost its patients"
 
 RoundRecord = dict[str, Any]
 """One line of rounds.jsonl."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An answer in a round, for whoever watches.
+
+    Attributes:
+        model: the model that is trained.
+        round: of ``rounds``.
+        rounds: how many the study has.
+        heard: how many sites have answered.
+        asked: how many were asked.
+        site: the one that answered, or did not in time.
+        patients: training patients behind its update.
+        problem: why there is no usable update; empty if there is one.
+    """
+
+    model: str
+    round: int
+    rounds: int
+    heard: int
+    asked: int
+    site: str
+    patients: int
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +71,7 @@ class Task:
         patience: by how much the study's deadline is longer for this model.
         run: id of the run, by which the sites' ledgers tell runs apart.
         witness: what is known of the sites' ledgers; None in a simulation with ledgers of its own.
+        watch: told of every answer in a training round.
     """
 
     exchange: Exchange
@@ -57,6 +84,7 @@ class Task:
     patience: float = 1.0
     run: str = ""
     witness: Witness | None = None
+    watch: Callable[[Heard], None] = lambda heard: None
 
     def nodes(self) -> Mapping[str, int]:
         """Return the nodes to ask now."""
@@ -152,8 +180,11 @@ def run_rounds(
     known: set[str] = set()
     for round_ in range(start, study.training.rounds + 1):
         norm = central.clip if central else None
-        record, total = _train_round(task, result.weights, round_, model.parts, norm)
-        _note_absent(record, known)
+        connected = task.nodes()
+        nodes = connected if task.only is not None else participants(study, connected, round_)
+        record, total = _train_round(task, result.weights, round_, nodes, model.parts, norm)
+        if task.exchange.members is None:
+            _note_absent(record, known, set(connected))
         result.spent |= record.get("spent", {})
         arrived = len(record["answered"])
         if arrived < task.minimum:
@@ -197,10 +228,14 @@ def evaluate(
 
 
 def _train_round(
-    task: Task, weights: Vector, round_: int, parts: Sequence[Part], clip: float | None
+    task: Task,
+    weights: Vector,
+    round_: int,
+    nodes: Mapping[str, int],
+    parts: Sequence[Part],
+    clip: float | None,
 ) -> tuple[RoundRecord, UpdateSum]:
     began = time.perf_counter()
-    nodes = task.nodes()
     instruction = task.instruction(weights, round_)
     if instruction.fold:  # only a host that sums has to know
         instruction = replace(instruction, clip=clip)
@@ -213,19 +248,26 @@ def _train_round(
     received = 0
     for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline, str(round_)):
         received += answer.received
-        if answer.failure or answer.reply is None:
-            failed[answer.site] = answer.failure
-            continue
-        assert isinstance(answer.reply.body, TrainBody)
-        body = answer.reply.body
-        if body.spent is not None:
-            spent[answer.site] = body.spent.model_dump(mode="json")
-        reason = task.doubts(answer.site, body) or updates.take(answer.reply)
-        if reason:
-            rejected[answer.site] = reason
-            continue
-        received += weights.nbytes  # also where a simulation's host sent the sum instead
-        sites[answer.site] = {"loss": body.loss, "patients": max(body.patients.values())}
+        body = None if answer.reply is None or answer.failure else answer.reply.body
+        if answer.reply is None or body is None:
+            problem = failed[answer.site] = answer.failure
+        else:
+            assert isinstance(body, TrainBody)
+            if body.spent is not None:
+                spent[answer.site] = body.spent.model_dump(mode="json")
+            problem = task.doubts(answer.site, body) or updates.take(answer.reply)
+            if problem:
+                rejected[answer.site] = problem
+            else:
+                received += weights.nbytes  # also where a simulation's host sent the sum instead
+                patients = max(body.patients.values())
+                sites[answer.site] = {"loss": body.loss, "patients": patients}
+        heard = len(sites) + len(failed) + len(rejected)
+        behind = 0 if problem else sites[answer.site]["patients"]
+        rounds = task.study.training.rounds
+        task.watch(
+            Heard(task.model, round_, rounds, heard, len(nodes), answer.site, behind, problem)
+        )
     record: RoundRecord = {
         "round": round_,
         "loss": _mean_loss(sites),
@@ -244,13 +286,15 @@ def _train_round(
     }
     if task.study.privacy.mechanism == "dp_sgd":
         record["spent"] = dict(sorted(spent.items()))
+    if task.exchange.struck is not None:
+        record["faults"] = task.exchange.struck(record["asked"], round_, task.model)
     return record, updates
 
 
-def _note_absent(record: RoundRecord, known: set[str]) -> None:
-    """Record sites that took part before and are not connected now; a grid names only others."""
-    absent = known - set(record["asked"])
-    known.update(record["asked"])
+def _note_absent(record: RoundRecord, known: set[str], connected: set[str]) -> None:
+    """Record sites that were there before and are not connected now; a grid names only others."""
+    absent = known - connected
+    known.update(connected)
     record["asked"] = sorted({*record["asked"], *absent})
     record["failed"] |= dict.fromkeys(sorted(absent), NOT_CONNECTED)
 

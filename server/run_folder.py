@@ -96,6 +96,11 @@ class RunFolder:
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         return [json.loads(line) for line in text.splitlines() if _round_of(line) < CUT_SHORT]
 
+    def sites(self) -> set[str]:
+        """Return the sites that the run was begun with, as far as they are known."""
+        file = self.path / "sites.json"
+        return set(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else set()
+
     def keep_rounds(self, last: int) -> None:
         """Drop the lines of rounds after ``last``, which a resumed run will run again."""
         file = self.path / "rounds.jsonl"

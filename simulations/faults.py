@@ -7,7 +7,7 @@ which they are asked for, the process, the grid, or what other faults a study de
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -24,12 +24,10 @@ from federation.faults import (
 )
 from federation.messages import FEDERATED
 from federation.randomness import derive_seed
-from federation.validation import nearest
+from federation.validation import listed, nearest
 from server.exchange import TTL_MARGIN_SECONDS
 
 WHERE = "the study"
-MOST_NAMES = 12
-"""Sites that a message names."""
 SCREENED: tuple[Corruption, ...] = ("nan", "shape")
 """Corruptions that screening always refuses."""
 
@@ -248,16 +246,6 @@ def record(fates: Mapping[str, Fate]) -> dict[str, Any]:
         "skewed": {s: round(f.skew_seconds, 3) for s, f in ordered.items() if f.skew_seconds},
     }
     return {kind: struck for kind, struck in found.items() if struck}
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names for a message; of many sites, the first.
-
-    >>> listed([str(i) for i in range(15)])
-    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more'
-    """
-    shown = ", ".join(names[:MOST_NAMES])
-    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
 
 
 def _named(section: FaultsSection) -> Iterable[tuple[str, tuple[str, ...]]]:

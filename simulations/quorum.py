@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from federation.errors import UserError
 from federation.messages import FEDERATED
 from federation.study import Study
-from simulations.faults import WHERE, Faults, listed
+from federation.validation import listed
+from simulations.faults import WHERE, Faults
 
 
 def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from clients.site import find_sites, load_site
 from federation.errors import UserError
+from federation.models.build import build_model
+from federation.models.stacked import MOST_AT_ONCE, MOST_PARAMETERS, can_stack
 from federation.study import Study
+from federation.vocabulary import agreed_vocabulary
 from server.coordinator import Outcome, Progress, run_study
 from server.exchange import Exchange
 from server.report.page import write_report
 from server.run_folder import RunFolder
 from server.witness import WITNESS, Witness
-from simulations.grids import LocalGrid, RayGrid, SimulatedGrid
+from simulations.faults import Faults, record
+from simulations.grids import LocalGrid, SimulatedGrid
+from simulations.host import Inspection
+from simulations.quorum import check_quorum
+from simulations.ray_grid import RayGrid
 
 MANY_SITES = 32
 LEDGERS = "ledgers"
@@ -30,6 +40,7 @@ def simulate(
     resume: bool = False,
     progress: Progress | None = None,
     site_ledgers: bool = False,
+    together: bool = True,
     grid: SimulatedGrid | None = None,
 ) -> Outcome:
     """Run a study on the sites of a folder and write the run folder with its report.
@@ -44,6 +55,7 @@ def simulate(
         progress: told of rounds as they end.
         site_ledgers: spend from the sites' own privacy ledgers, which last beyond the run, instead
             of ledgers in the run folder.
+        together: whether small models of several sites may be trained in one pass.
         grid: over these sites, of an earlier run; it keeps what it has read, and stays open.
 
     Raises:
@@ -63,16 +75,31 @@ def simulate(
         for path in others
         if not (path / "site.toml").exists()
     ]
-    given, grid = grid, grid or _grid(files, count, ray_address)
+    given, grid = grid, grid or _grid(files, count, ray_address, together)
     try:
         grid.use_ledgers(None if site_ledgers else folder.path / LEDGERS)
-        devices = _inspect(grid, study, progress)
-        exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
+        if study.privacy.mechanism == "dp_sgd":
+            grid.check_ledgers()
+        inspections = _inspect(grid, study, progress)
+        faults = _faults(study, inspections)
+        grid.use_faults(faults)
+        if faults is not None:
+            skipped += check_quorum(faults, study, files)
+        training = _training(study, together)
+        progress.tell(training)
+        exchange = Exchange(
+            grid,
+            simulated=True,
+            pooled_node=grid.pooled_node,
+            members=grid.members,
+            struck=None if faults is None else partial(_struck, faults),
+        )
         environment = {
             "grid": type(grid).__name__,
             "workers": grid.workers,
             "workers chosen": why,
-            "devices": devices,
+            "training": training,
+            "devices": sorted({inspection.device for inspection in inspections}),
         }
         witness = Witness(sites / WITNESS) if site_ledgers else None
         outcome = run_study(exchange, folder, environment, progress, skipped, witness)
@@ -106,6 +133,40 @@ def choose_workers(
     return min(cores, sites), f"{min(cores, sites)} Ray workers"
 
 
+def _training(study: Study, together: bool) -> str:
+    """Say how sites are trained; it follows from the study."""
+    if not together:
+        return "sites are trained one after another, as asked"
+    section = study.modalities.ehr
+    vocabulary = None
+    if section is not None:
+        if section.vocabulary == "prepared":
+            return (
+                f"up to {MOST_AT_ONCE} sites are trained in one pass, if the prepared model has at "
+                f"most {MOST_PARAMETERS:,} parameters"
+            )
+        vocabulary = agreed_vocabulary(section)
+    model = build_model(study, vocabulary)
+    size = f"{len(model.vector):,} parameters"
+    if can_stack(model):
+        return f"up to {MOST_AT_ONCE} sites are trained in one pass: {size}"
+    return (
+        f"sites are trained one after another: {size}, or layers for which one pass gains nothing"
+    )
+
+
+def _faults(study: Study, inspections: Sequence[Inspection]) -> Faults | None:
+    simulation = study.simulation
+    if simulation is None or simulation.faults is None:
+        return None
+    sizes = {inspection.site: inspection.training for inspection in inspections}
+    return Faults(simulation.faults, sizes, study.study.seed)
+
+
+def _struck(faults: Faults, sites: Sequence[str], round_: int, model: str) -> dict[str, Any]:
+    return record({site: faults.fate(site, round_, model) for site in sites})
+
+
 def _check_comparators(study: Study, site_ledgers: bool) -> None:
     """The pooled comparator is a fit on every site's patients that no ledger would hold."""
     if site_ledgers and "pooled" in study.evaluation.baselines:
@@ -137,7 +198,7 @@ def _check_same_sites(folder: RunFolder, files: Mapping[str, Path]) -> None:
     """Refuse to resume a run on other hospitals than it was started with."""
     if not folder.resumed:
         return
-    known = {site for record in folder.rounds() for site in record["asked"]}
+    known = folder.sites()
     if known and known != set(files):
         other = ", ".join(sorted(known ^ set(files)))
         raise UserError(
@@ -147,25 +208,32 @@ def _check_same_sites(folder: RunFolder, files: Mapping[str, Path]) -> None:
         )
 
 
-def _grid(files: Mapping[str, Path], workers: int | None, ray_address: str | None) -> SimulatedGrid:
-    return LocalGrid(files) if workers == 0 else RayGrid(files, workers, ray_address)
+def _grid(
+    files: Mapping[str, Path], workers: int | None, ray_address: str | None, together: bool
+) -> SimulatedGrid:
+    if workers == 0:
+        return LocalGrid(files, together)
+    return RayGrid(files, workers, ray_address, together)
 
 
-def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> list[str]:
-    """Read all cohorts before anything is trained, so that a mistake costs seconds.
-
-    Returns:
-        The devices on which the sites will train.
-    """
+def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> list[Inspection]:
+    """Read all cohorts before anything is trained, so that a mistake costs seconds."""
     progress.tell("reading cohorts")
     inspections = grid.inspect(study)
     errors = [inspection.error for inspection in inspections if inspection.error is not None]
     if errors:
         raise errors[0]
-    for inspection in inspections:
-        counted = "; ".join(f"{reason}: {n}" for reason, n in inspection.counted.items())
-        progress.tell(
-            f"{inspection.site}: {inspection.patients} patients"
-            + (f" ({counted})" if counted else "")
-        )
-    return sorted({inspection.device for inspection in inspections})
+    if len(inspections) <= MANY_SITES:
+        for inspection in inspections:
+            patients = f"{inspection.site}: {inspection.patients} patients"
+            progress.tell(patients + _counted(inspection.counted))
+        return inspections
+    total = sum(inspection.patients for inspection in inspections)
+    counted = sum((Counter(inspection.counted) for inspection in inspections), Counter())
+    progress.tell(f"{len(inspections)} sites: {total:,} patients{_counted(counted)}")
+    return inspections
+
+
+def _counted(counted: Mapping[str, int]) -> str:
+    told = "; ".join(f"{reason}: {n}" for reason, n in counted.items())
+    return f" ({told})" if told else ""

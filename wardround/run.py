@@ -39,6 +39,10 @@ def simulate(
     site_ledgers: Annotated[
         bool, typer.Option(help="Spend from the sites' own privacy ledgers, beyond this run.")
     ] = False,
+    serial: Annotated[
+        bool,
+        typer.Option("--serial", help="Never train small models of several sites in one pass."),
+    ] = False,
     resume: Annotated[
         Path | None, typer.Option(help="A run folder, to continue after its last checkpoint.")
     ] = None,
@@ -61,6 +65,7 @@ def simulate(
         ray_address=ray_address,
         resume=resume is not None,
         site_ledgers=site_ledgers,
+        together=not serial,
         progress=_progress(),
     )
     for warning in outcome.warnings:
@@ -116,7 +121,7 @@ def _progress() -> Progress:
         parts += [f"{s}: {why}" for s, why in (record["failed"] | record["rejected"]).items()]
         tell(", ".join(parts))
 
-    return Progress(tell, round_done)
+    return Progress(tell, round_done=round_done)
 
 
 def _headline(folder: Path) -> str:

@@ -16,7 +16,8 @@ from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
 from server.rounds import Task, evaluate, run_rounds
 from simulations import grids
-from simulations.grids import FIRST_NODE, LocalGrid, RayGrid, RayHost, _spread
+from simulations.grids import FIRST_NODE, LocalGrid
+from simulations.ray_grid import RayGrid, RayHost
 from simulations.runner import simulate
 
 

@@ -1,0 +1,412 @@
+"""Flower's Grid over simulated sites in Ray actors, on one machine or a cluster."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Error, Message
+
+from federation.errors import UserError, WardroundError
+from federation.flower import stamp
+from federation.messages import TRAIN, Instruction
+from federation.models.build import build_model
+from federation.models.stacked import MOST_AT_ONCE, can_stack
+from federation.study import Study
+from simulations.cluster import absent, cores_alive, packed, start_ray, unpack
+from simulations.faults import Faults
+from simulations.grids import SimulatedGrid
+from simulations.host import HOST_LOST, Inspection, SiteHost, chunks
+from simulations.schedule import Costs, spread
+
+CHUNK = 16
+"""Sites answered in one call to a host: enough to hide the call, few enough to balance load."""
+AT_AN_ACTOR = 2
+"""Calls at an actor at once, so that it never idles."""
+RETRIES = 2
+READY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A message on its way to a host; messages with the same content share one copy of it."""
+
+    message_id: str
+    node: int
+    message_type: str
+    group: str
+    content: Any
+
+
+class RayHost:
+    """The actor around a ``SiteHost``.
+
+    Args:
+        sites: site file by node id.
+        pooled: see `SiteHost`.
+        store: likewise, on the machine of this actor.
+        together: likewise.
+    """
+
+    def __init__(self, sites: Mapping[int, str], pooled: int, store: Path, together: bool):
+        self._sites, self._store = dict(sites), store
+        self._rest = pooled, store, together
+        self._made: SiteHost | None = None
+
+    @property
+    def _host(self) -> SiteHost:
+        if self._made is None:
+            self._made = SiteHost(self._sites, *self._rest)
+        return self._made
+
+    def run(self, envelopes: Sequence[Envelope]) -> tuple[list[Message], dict[int, float]]:
+        """Open the envelopes and answer them.
+
+        Returns:
+            The replies, and the seconds that each site's training took.
+        """
+        import ray
+
+        contents = {content: ray.get(content) for content in {e.content for e in envelopes}}
+        messages = []
+        for envelope in envelopes:
+            message = Message(
+                contents[envelope.content],
+                dst_node_id=envelope.node,
+                message_type=envelope.message_type,
+                group_id=envelope.group,
+            )
+            stamp(message, envelope.message_id)
+            messages.append(message)
+        replies = self._host.run(messages)
+        return replies, {e.node: self._host.seconds.get(e.node, 0.0) for e in envelopes}
+
+    def inspect(self, nodes: Sequence[int], study: Study) -> list[Inspection]:
+        """Read some sites' cohorts."""
+        return self._host.inspect(nodes, study)
+
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the privacy ledgers in a folder; None for the sites' own."""
+        self._host.use_ledgers(folder)
+
+    def use_faults(self, faults: Faults | None) -> None:
+        """Play faults in the rounds that follow."""
+        self._host.use_faults(faults)
+
+    def machine(self) -> str:
+        """Return the id of the machine that the actor runs on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    def reaches(self, file: Path) -> bool:
+        """Whether the actor sees a file that the driver has written."""
+        return file.exists()
+
+    def absent(self) -> list[str]:
+        """Return the site files that are not on this machine."""
+        return absent(self._sites.values())
+
+    def receive(self, archives: Mapping[str, Any]) -> None:
+        """Take in packed sites, by site file, from the object store."""
+        import ray
+
+        for node, file in self._sites.items():
+            if file in archives:
+                folder = self._store / "sites" / str(node)
+                if not (folder / Path(file).name).exists():
+                    unpack(ray.get(archives[file]), folder)
+                self._sites[node] = str(folder / Path(file).name)
+
+    def clear(self) -> None:
+        """Remove what was kept on this machine."""
+        shutil.rmtree(self._store, ignore_errors=True)
+
+
+@dataclass
+class _Work:
+    """Messages that one host answers in one call."""
+
+    messages: list[Message]
+    tries: int = 0
+    started: int = 0
+
+
+class RayGrid(SimulatedGrid):
+    """Sites spread over Ray actors, those that take longest first.
+
+    A dead actor is replaced, or its work left to the others if its machine is gone; its unanswered
+    messages are sent again, one at a time, so that a site that kills its process fails alone.
+
+    Args:
+        sites: site file by name.
+        workers: number of actors; None for one a site, as far as the cluster has cores.
+        address: of a running Ray cluster; None starts Ray on this machine for this run.
+        together: whether small models of several sites may be trained in one pass.
+
+    Raises:
+        UserError: if no cluster answers, or it has fewer cores than workers.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, Path],
+        workers: int | None,
+        address: str | None = None,
+        together: bool = True,
+    ):
+        super().__init__(sites, together)
+        import ray
+
+        self._ray, self._shared = ray, address is not None
+        cores = start_ray(ray, workers, address)
+        self.workers = min(workers or cores, len(self.names))
+        self._calls = itertools.count()
+        gpus = min(ray.cluster_resources().get("GPU", 0.0) / self.workers, 1.0)
+        self._actor_class = ray.remote(RayHost).options(num_cpus=1, num_gpus=gpus)
+        self._ledgers: Path | None = None
+        self._faults: Faults | None = None
+        self._archives: dict[str, Any] = {}
+        self._stackable: dict[str, bool] = {}
+        self._costs = Costs(self.files, self.pooled_node)
+        self._actors: dict[int, Any] = {}
+        self._machines: dict[int, str] = {}
+        for worker in range(self.workers):
+            self._actors[worker] = self._new_actor()
+        for worker in list(self._actors):
+            self._settle(worker)
+
+    def inspect(self, study: Study) -> list[Inspection]:
+        """Read every site's cohort, all actors at once."""
+        mine = spread(self._costs.of(self.names), list(self._actors), {})
+        calls = [self._actors[w].inspect.remote(nodes, study) for w, nodes in mine.items()]
+        try:
+            found = self._ray.get(calls)
+        except self._ray.exceptions.RayError as error:
+            raise WardroundError(
+                f"A process that was reading cohorts died: {type(error).__name__}. Cohorts that do "
+                "not fit into memory are the usual cause; fewer --workers need less."
+            ) from None
+        return sorted(itertools.chain(*found), key=lambda inspection: inspection.site)
+
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own.
+
+        Raises:
+            UserError: if a machine of the cluster does not share the folder, or has copies of the
+                sites only, whose ledgers would be lost with the run.
+        """
+        self._ledgers = None if folder is None else folder.absolute()
+        self._everywhere("use_ledgers", self._ledgers)
+
+    def check_ledgers(self) -> None:
+        """Make sure that every machine writes the ledgers where they last.
+
+        Raises:
+            UserError: naming what must be shared.
+        """
+        if not self._shared:
+            return
+        if self._ledgers is None:
+            if self._archives:
+                raise UserError(
+                    "--site-ledgers",
+                    "some machines of the cluster have copies of the sites' folders only",
+                    remedy="Put the folders where every machine reaches them by the same path.",
+                )
+            return
+        self._ledgers.mkdir(parents=True, exist_ok=True)
+        seen = self._ledgers / ".reached"
+        seen.touch()
+        try:
+            reached = all(self._everywhere("reaches", seen))
+        finally:
+            seen.unlink()
+        if not reached:
+            raise UserError(
+                "--out",
+                f"{self._ledgers.parent} is not reached by every machine of the cluster, and the "
+                "run's privacy ledgers are kept there",
+                remedy="Give a run folder on a disk that all machines share.",
+            )
+
+    def use_faults(self, faults: Faults | None) -> None:
+        """Play faults in the rounds that follow."""
+        self._faults = faults
+        self._everywhere("use_faults", faults)
+
+    def close(self) -> None:
+        """End the actors, and leave Ray."""
+        self._ray.wait(
+            [actor.clear.remote() for actor in self._actors.values()],
+            num_returns=len(self._actors),
+            timeout=5,
+        )
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._ray.shutdown()
+        super().close()
+
+    def kill_worker(self, worker: int) -> None:
+        """Kill one actor's process, as a crash would; for fault experiments."""
+        self._ray.kill(self._actors[worker])
+
+    def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors.values()]
+        found: list[Any] = self._ray.get(calls)
+        return found
+
+    def _new_actor(self) -> Any:
+        return self._actor_class.remote(self.files, self.pooled_node, self.store, self.together)
+
+    def _settle(self, worker: int) -> None:
+        """Give an actor what it needs before its first call; it works off its calls in order."""
+        actor = self._actors[worker]
+        if self._shared:
+            self._machines[worker] = self._ray.get(actor.machine.remote(), timeout=READY_SECONDS)
+            lacking = self._ray.get(actor.absent.remote())
+            for file in lacking:
+                if file not in self._archives:
+                    self._archives[file] = self._ray.put(packed(Path(file)))
+            if lacking:
+                actor.receive.remote({file: self._archives[file] for file in lacking})
+        actor.use_ledgers.remote(self._ledgers)
+        actor.use_faults.remote(self._faults)
+
+    def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
+        shared = {id(m.content): m.content for m in messages}
+        references = {key: self._ray.put(content) for key, content in shared.items()}
+        queues = self._queues(messages)
+        flying: dict[Any, tuple[int, _Work]] = {}
+
+        def launch(worker: int) -> None:
+            while sum(w == worker for w, _ in flying.values()) < AT_AN_ACTOR:
+                work = self._next(queues, worker)
+                if work is None:
+                    return
+                work.started = next(self._calls)
+                envelopes = [_envelope(m, references[id(m.content)]) for m in work.messages]
+                flying[self._actors[worker].run.remote(envelopes)] = worker, work
+
+        for worker in list(self._actors):
+            launch(worker)
+        while flying:
+            left = None if end is None else max(end - time.monotonic(), 0)
+            done, _ = self._ray.wait(list(flying), num_returns=1, timeout=left)
+            if not done:
+                for worker in {worker for worker, _ in flying.values()}:
+                    self._replace(worker)
+                return
+            worker, work = flying.pop(done[0])
+            try:
+                replies, seconds = self._ray.get(done[0])
+            except self._ray.exceptions.RayActorError:
+                yield from self._recover(worker, work, flying, queues)
+            except self._ray.exceptions.RayError:  # the host raised and lives, out of memory say
+                yield from _lost(work)
+            else:
+                self._costs.note(seconds)
+                yield from replies
+            for other in list(self._actors):
+                launch(other)
+
+    def _queues(self, messages: Sequence[Message]) -> dict[int, deque[_Work]]:
+        """Group messages by actor, in chunks that keep all actors busy to the end."""
+        by_node = {message.metadata.dst_node_id: message for message in messages}
+        mine = spread(self._costs.of(by_node), list(self._actors), self._costs.homes)
+        together = self._trained_together(messages[0]) if messages else False
+        queues = {}
+        for worker, nodes in mine.items():
+            if together:
+                size = min(MOST_AT_ONCE, -(-len(nodes) // (1 if len(nodes) <= CHUNK else 2)))
+            else:
+                size = min(CHUNK, (len(nodes) + 3) // 4)
+            own = [by_node[node] for node in nodes]
+            queues[worker] = deque(_Work(chunk) for chunk in chunks(own, max(size, 1)))
+        return queues
+
+    def _trained_together(self, message: Message) -> bool:
+        if message.metadata.message_type != TRAIN or not self.together:
+            return False
+        instruction = Instruction.from_records(message.content)
+        key = instruction.study.fingerprint
+        if key not in self._stackable:
+            model = build_model(instruction.study, instruction.vocabulary)
+            self._stackable[key] = can_stack(model)
+        return self._stackable[key]
+
+    def _next(self, queues: dict[int, deque[_Work]], worker: int) -> _Work | None:
+        """Return an actor's next work: its own, or some of the one with most left on its machine.
+
+        Sites on another machine stay there, where their cohorts are kept.
+        """
+        if queues[worker]:
+            return queues[worker].popleft()
+        machine = self._machines.get(worker)
+        others = [w for w in self._actors if self._machines.get(w) == machine]
+        most = max(others, key=lambda other: len(queues[other]))
+        return queues[most].pop() if queues[most] else None
+
+    def _recover(
+        self,
+        worker: int,
+        work: _Work,
+        flying: dict[Any, tuple[int, _Work]],
+        queues: dict[int, deque[_Work]],
+    ) -> Iterator[Message]:
+        """Queue a dead actor's work again, or give up on the call that killed it."""
+        others = [reference for reference, (w, _) in flying.items() if w == worker]
+        lost = [work, *(flying.pop(reference)[1] for reference in others)]
+        running, *waiting = sorted(lost, key=lambda one: one.started)
+        queue = queues[worker]
+        queue.extendleft(reversed(waiting))
+        tries = running.tries + 1
+        if tries > RETRIES:
+            yield from _lost(running)
+        else:
+            queue.extendleft(_Work([m], tries) for m in reversed(running.messages))
+        self._replace(worker)
+        if worker not in self._actors:
+            heirs = itertools.cycle(self._actors)
+            for left in queues.pop(worker):
+                queues[next(heirs)].append(left)
+
+    def _replace(self, worker: int) -> None:
+        """Start an actor in the place of one; without a machine for it, go on with the others."""
+        self._ray.kill(self._actors[worker])
+        self._actors[worker] = self._new_actor()
+        gone = self._shared and cores_alive(self._ray) < len(self._actors)
+        try:
+            if not gone:
+                self._settle(worker)
+        except (self._ray.exceptions.GetTimeoutError, self._ray.exceptions.RayActorError):
+            gone = True
+        if not gone:
+            return
+        self._ray.kill(self._actors.pop(worker))
+        self._machines.pop(worker, None)
+        if not self._actors:
+            raise WardroundError("The Ray cluster has lost all machines that trained.")
+        self.workers = len(self._actors)
+
+
+def _lost(work: _Work) -> Iterator[Message]:
+    for message in work.messages:
+        yield Message(Error(HOST_LOST, "the simulation's host died"), reply_to=message)
+
+
+def _envelope(message: Message, content: Any) -> Envelope:
+    metadata = message.metadata
+    return Envelope(
+        metadata.message_id,
+        metadata.dst_node_id,
+        metadata.message_type,
+        metadata.group_id,
+        content,
+    )

@@ -1,0 +1,150 @@
+"""What a process that plays many sites keeps open between messages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clients.cohort import Patients, read_patients
+from clients.features import ModalityTensor
+from clients.ledger import Ledger, site_ledger
+from clients.site import Site
+from clients.workbench import Cohort, Workbench, pool
+from federation.faults import HostileSection
+from federation.privacy.noise import Randomness, Seeded
+from federation.study import Study
+from federation.vocabulary import Vocabulary
+from simulations.store import CohortStore
+from simulations.tampering import poisoned
+
+POOLED = "pooled"
+SIMULATED_COMMITMENT = "simulated"
+"""Binds a run's ledgers to no patient key: the run's folder is all they are about."""
+MOST_OPEN = 512
+"""Cohorts, and ledgers, that are open at once."""
+
+
+class SimulatedWorkbench(Workbench):
+    """A workbench of many sites: seeded, with ledgers of the run, and the pooled site beside.
+
+    Args:
+        files: the sites' files.
+        store: where the cohorts are kept.
+        together: see `Workbench`.
+    """
+
+    simulated = True
+
+    def __init__(self, files: Sequence[str], store: Path, together: bool = True):
+        super().__init__()
+        self.together = together
+        self._files = files
+        self._store = CohortStore(store)
+        self._cohorts: OrderedDict[tuple[Any, ...], Cohort] = OrderedDict()
+        self._attacks: Mapping[str, tuple[HostileSection, int]] = {}
+        self._ledgers: Path | None = None
+        self._opened: OrderedDict[str, Ledger] = OrderedDict()
+        self._last: tuple[tuple[Any, ...], Patients] | None = None
+
+    def use_ledgers(self, folder: Path | None) -> None:
+        """Keep the ledgers of the runs that follow in a folder; None for the sites' own."""
+        for ledger in self._opened.values():
+            ledger.close()
+        self._opened.clear()
+        self._ledgers = folder
+        self.keeps_unprotected = folder is None
+
+    def randomness(self, seed: int, *purpose: str | int) -> Randomness:
+        """Return draws that the same seed repeats: nobody is protected in a simulation."""
+        return Seeded(seed, *purpose)
+
+    def ledger(self, file: str) -> Ledger:
+        """Return a site's ledger: of the run, or its own."""
+        if file not in self._opened:
+            self._opened[file] = self._open_ledger(file)
+            if len(self._opened) > MOST_OPEN:
+                self._opened.popitem(last=False)[1].close()
+        self._opened.move_to_end(file)
+        return self._opened[file]
+
+    def _open_ledger(self, file: str) -> Ledger:
+        site = self.site(file)
+        if self._ledgers is None:
+            return site_ledger(site)
+        self._ledgers.mkdir(parents=True, exist_ok=True)
+        path = self._ledgers / f"{site.name}.sqlite"
+        return Ledger(path, site.name, SIMULATED_COMMITMENT, durable=False)
+
+    def site(self, file: str) -> Site:
+        """Return a site; the pooled one has the first one's policy, its own name, all sources."""
+        if file != POOLED:
+            return super().site(file)
+        members = [super(SimulatedWorkbench, self).site(f) for f in self._files]
+        first = members[0]
+        data = [member.settings.data for member in members]
+        settings = first.settings.model_copy(
+            update={
+                "site": first.settings.site.model_copy(update={"name": POOLED}),
+                "data": data[0].model_copy(
+                    update={
+                        "images": next((d.images for d in data if d.images), None),
+                        "notes": next((d.notes for d in data if d.notes), None),
+                    }
+                ),
+            }
+        )
+        return dataclasses.replace(first, settings=settings)
+
+    def patients(self, file: str, study: Study) -> Patients:
+        """Return a site's patients with their events, of the last site alone."""
+        key = (file, repr(study.task), repr(study.split))
+        if self._last is None or self._last[0] != key:
+            self._last = key, read_patients(self.site(file), study.task, study.split)
+        return self._last[1]
+
+    def roster(self, file: str, study: Study) -> Patients:
+        """Return a site's patients without their events."""
+        key = ("patients", file, repr(study.task), repr(study.split))
+        found = self._store.patients(key)
+        if found is None:
+            self._store.keep_patients(key, self.patients(file, study))
+            found = self._store.patients(key)
+            assert found is not None
+        return found
+
+    def _tensor(self, key: tuple[Any, ...], make: Callable[[], ModalityTensor]) -> ModalityTensor:
+        found = self._store.tensor(key)
+        if found is None:
+            self._store.keep_tensor(key, make())
+            found = self._store.tensor(key)
+            assert found is not None
+        return found
+
+    def cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
+        """Return a cohort, of a hostile site as it trains on it; the pooled one is all sites'."""
+        key = (file, study.fingerprint, vocabulary and vocabulary.canonical)
+        if key not in self._cohorts:
+            self._cohorts[key] = self._made(file, study, vocabulary)
+            if len(self._cohorts) > MOST_OPEN:
+                self._cohorts.popitem(last=False)
+        self._cohorts.move_to_end(key)
+        cohort = self._cohorts[key]
+        return poisoned(cohort, *self._attacks[file]) if file in self._attacks else cohort
+
+    def _made(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
+        if file != POOLED:
+            return self._read_cohort(file, study, vocabulary)
+        return pool([self._read_cohort(f, study, vocabulary) for f in self._files])
+
+    @contextmanager
+    def attacked(self, attacks: Mapping[str, tuple[HostileSection, int]]) -> Iterator[None]:
+        """Poison the cohorts of hostile sites, by file, for as long as they train."""
+        self._attacks = attacks
+        try:
+            yield
+        finally:
+            self._attacks = {}
