@@ -27,9 +27,9 @@ class PlainLoop:
     Args:
         module: the initial model: (patients, ...) -> logits, (patients, 1).
         data: of each site.
-        batches: of a site by name; its patients as they lie unless given.
 
     Attributes:
+        batches: the batches of a site's epoch: its patients as they lie, unless set otherwise.
         mean: the model after the last round, by parameter.
     """
 
@@ -37,11 +37,12 @@ class PlainLoop:
         self,
         module: nn.Module,
         data: Mapping[int, Data],
-        batches: Callable[[int], Iterable[slice | Tensor]] | None = None,
     ):
         self.module = module
         self.data = data
-        self.batches = batches or (lambda site: in_order(len(data[site][1])))
+        self.batches: Callable[[int], Iterable[slice | Tensor]] = lambda site: in_order(
+            len(data[site][1])
+        )
         self.mean = {name: p.detach().clone() for name, p in module.named_parameters()}
 
     def round(self, sites: Iterable[int]) -> None:

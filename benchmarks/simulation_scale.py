@@ -39,7 +39,7 @@ def measure_start(quick: bool) -> list[Row]:
                     for turn in range(turns)
                 ]
             except Unmeasured as error:
-                rows.append(Row(row, None, goal, 0.0, note=str(error)))
+                rows.append(Row(row, None, goal, 0.0, False, str(error)))
                 continue
             first = statistics.median(one.first for one in found)
             note = f"wardround simulate --workers {workers}, 100 sites, reading included"
@@ -71,7 +71,14 @@ def growth_rows(few: int, many: int, quick: bool) -> list[Row]:
                     found.append(run_contender("ours", Job(column, rounds, WORKERS, folder)))
         except Unmeasured as error:
             return [
-                Row(f"simulation/scale/growth/{what}", None, note=str(error))
+                Row(
+                    f"simulation/scale/growth/{what}",
+                    None,
+                    GROWTH,
+                    GROWTH_TOLERANCE,
+                    False,
+                    str(error),
+                )
                 for what in ("seconds", "driver_memory")
             ]
     figures: Mapping[str, tuple[str, Callable[[Timing], float]]] = {
@@ -99,7 +106,7 @@ def _everybody_rows(sites: int, quick: bool) -> list[Row]:
         try:
             found = simulate(folder, Column("mlp", sites, sites), folder / "run", None)
         except Unmeasured as error:
-            return [Row(f"{name}/peak_mb", None, MANY_MB, 0.0, note=str(error))]
+            return [Row(f"{name}/peak_mb", None, MANY_MB, 0.0, False, str(error))]
     holds = None if quick else found.peak_mb <= MANY_MB
     note = "all train once in one `wardround simulate`; over all processes, shared pages once"
     return [
