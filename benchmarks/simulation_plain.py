@@ -33,11 +33,7 @@ class PlainLoop:
         mean: the model after the last round, by parameter.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        data: Mapping[int, Data],
-    ):
+    def __init__(self, module: nn.Module, data: Mapping[int, Data]):
         self.module = module
         self.data = data
         self.batches: Callable[[int], Iterable[slice | Tensor]] = lambda site: in_order(
