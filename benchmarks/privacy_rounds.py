@@ -13,15 +13,18 @@ import itertools
 import os
 import statistics
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from reporting import Row
-from simulation import BATCH, PATIENTS, SITES, PlainLoop, plain_study, timed, write_site
-from torch import Tensor, nn
+from simulation_plain import PlainLoop
+from simulation_sites import column_study, write_sites
+from simulation_work import BATCH, PATIENTS, Column, Data, plain_module, site_data
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -32,6 +35,7 @@ from server.rounds import Task, run_rounds
 from simulations.grids import LocalGrid, RayGrid, SimulatedGrid
 
 GOAL = 0.35
+SITES = 100
 ROUNDS = 4
 """Of each of our runs: its noise is fixed in the first."""
 CAP = 1000.0
@@ -43,34 +47,36 @@ def measure(quick: bool) -> list[Row]:
     torch.set_num_threads(1)
     repeats = 3 if quick else 11
     with tempfile.TemporaryDirectory() as folder:
-        files = {f"site-{i:03d}": _site(Path(folder), i) for i in range(SITES)}
-        study = plain_study()
+        files = write_sites(Path(folder), "mlp", SITES)
+        for file in files.values():
+            text = file.read_text()
+            file.write_text(f"{text}[policy]\nepsilon_per_patient = {CAP}\ndelta = 1e-5\n")
         grid = LocalGrid(files)
         grid.use_ledgers(Path(folder, "ledgers"))
         runs = itertools.count(1)
+        study = column_study(Column("mlp", SITES, SITES), ROUNDS)
         private = Study.model_validate(
-            {
-                **study.to_dict(),
-                "privacy": {"mechanism": "dp_sgd", "epsilon": 1.0},
-                "training": {**study.to_dict()["training"], "rounds": ROUNDS},
-            }
+            {**study.to_dict(), "privacy": {"mechanism": "dp_sgd", "epsilon": 1.0}}
         )
-        plain, start = PlainLoop(files, study), _module().state_dict()
+        data = {site: site_data("mlp", site) for site in range(SITES)}
+        plain, start = PlainLoop(plain_module("mlp"), data), plain_module("mlp").state_dict()
         workers = min(2, len(os.sched_getaffinity(0)))
         ray = RayGrid(files, workers)
         ray.use_ledgers(Path(folder, "ledgers-ray"))
         rounds: dict[str, Callable[[], Any]] = {
-            "plain": plain.round,
+            "plain": lambda: plain.round(data),
             "ours": lambda: _round(grid, private, f"{next(runs):x}"),
             "ours_ray": lambda: _round(ray, private, f"{next(runs):x}"),
-            "opacus": lambda: _opacus_round(plain, start),
+            "opacus": lambda: _opacus_round(data, start),
         }
         for run in rounds.values():
             run()
         seconds: dict[str, list[float]] = {name: [] for name in rounds}
         for _ in range(repeats):
             for name, run in rounds.items():
-                seconds[name].append(timed(run))
+                began = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - began)
         ray.close()
     median = {name: statistics.median(times) for name, times in seconds.items()}
     median["ours"] /= ROUNDS
@@ -99,12 +105,6 @@ def measure(quick: bool) -> list[Row]:
     ]
 
 
-def _site(folder: Path, index: int) -> Path:
-    file = write_site(folder, index)
-    file.write_text(f"{file.read_text()}[policy]\nepsilon_per_patient = {CAP}\ndelta = 1e-5\n")
-    return file
-
-
 def _round(grid: SimulatedGrid, study: Study, run: str) -> None:
     assert study.modalities.ehr is not None
     exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
@@ -112,14 +112,14 @@ def _round(grid: SimulatedGrid, study: Study, run: str) -> None:
     assert not result.lost_quorum, result.lost_quorum
 
 
-def _opacus_round(plain: PlainLoop, start: dict[str, Tensor]) -> dict[str, Tensor]:
+def _opacus_round(data: Mapping[int, Data], start: dict[str, Tensor]) -> dict[str, Tensor]:
     """Train every site once from the start with Opacus, and return the mean model."""
     from opacus import PrivacyEngine
 
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
     patients = 0
-    for x, _, y in plain.data.values():
-        module = _module()
+    for x, y in data.values():
+        module = plain_module("mlp")
         module.load_state_dict(start)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
         with warnings.catch_warnings():
@@ -139,9 +139,3 @@ def _opacus_round(plain: PlainLoop, start: dict[str, Tensor]) -> dict[str, Tenso
             total[name] += value * len(x)
         patients += len(x)
     return {name: value / patients for name, value in total.items()}
-
-
-def _module() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(64, 112), nn.ReLU(), nn.Linear(112, 112), nn.ReLU(), nn.Linear(112, 1)
-    )

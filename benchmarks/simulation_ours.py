@@ -1,0 +1,49 @@
+"""Our rounds: site files, messages, screening, exact sums; in process, or on Ray workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simulation_sites import column_study
+from simulation_work import Job
+
+from federation.models.build import Vector
+from federation.study import Study
+from federation.vocabulary import agreed_vocabulary
+from server.exchange import Exchange
+from server.rounds import RoundRecord, Task, run_rounds
+from simulations.grids import LocalGrid, RayGrid, SimulatedGrid
+
+
+def run(job: Job) -> Vector:
+    """Train with ``run_rounds`` on the sites of a folder; return the last model, flat.
+
+    Where sites are drawn, a round asks for sites that were not read yet, which the peers hold in
+    memory from the start. So a first run reads them, and its first round is the first; the same
+    rounds run again are those that are timed.
+    """
+    files = {file.parent.name: file for file in sorted(Path(job.folder).glob("*/site.toml"))}
+    study = column_study(job.column, job.rounds + 1)
+    grid = RayGrid(files, job.workers) if job.workers else LocalGrid(files)
+    try:
+        # As `simulate` does: not the sites' own ledgers, one file each.
+        grid.use_ledgers(Path(job.folder).with_name("ledgers"))
+        weights = _rounds(grid, study, job)
+        if job.column.sampled < job.column.sites:
+            job.watch.restart()
+            weights = _rounds(grid, study, job)
+    finally:
+        grid.close()
+    return weights
+
+
+def _rounds(grid: SimulatedGrid, study: Study, job: Job) -> Vector:
+    def round_done(record: RoundRecord, weights: Vector) -> None:
+        missing = record["failed"] | record["rejected"]
+        assert len(record["answered"]) == job.column.sampled, missing or record["answered"]
+        job.watch.round_done()
+
+    section = study.modalities.ehr
+    vocabulary = None if section is None else agreed_vocabulary(section)
+    exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
+    return run_rounds(Task(exchange, study, vocabulary), on_round=round_done).weights
