@@ -32,7 +32,8 @@ from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
 from server.rounds import Task, run_rounds
-from simulations.grids import LocalGrid, RayGrid, SimulatedGrid
+from simulations.grids import LocalGrid, SimulatedGrid
+from simulations.ray_grid import RayGrid
 
 GOAL = 0.35
 SITES = 100

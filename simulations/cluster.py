@@ -58,6 +58,11 @@ def cores_alive(ray: Any) -> int:
     return int(sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
 
 
+def gpus(ray: Any) -> float:
+    """Return the GPUs of the machines that are there now."""
+    return float(sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
+
+
 def packed(site_file: Path) -> bytes:
     """Return a site's folder as a tar file, without what its state folder holds but its key."""
     folder, state = site_file.parent, site_file.parent / "state"

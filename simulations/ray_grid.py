@@ -19,7 +19,7 @@ from federation.messages import TRAIN, Instruction
 from federation.models.build import build_model
 from federation.models.stacked import MOST_AT_ONCE, can_stack
 from federation.study import Study
-from simulations.cluster import absent, cores_alive, packed, start_ray, unpack
+from simulations.cluster import absent, cores_alive, gpus, packed, start_ray, unpack
 from simulations.faults import Faults
 from simulations.grids import SimulatedGrid
 from simulations.host import HOST_LOST, Inspection, SiteHost, chunks
@@ -168,8 +168,8 @@ class RayGrid(SimulatedGrid):
         cores = start_ray(ray, workers, address)
         self.workers = min(workers or cores, len(self.names))
         self._calls = itertools.count()
-        gpus = min(ray.cluster_resources().get("GPU", 0.0) / self.workers, 1.0)
-        self._actor_class = ray.remote(RayHost).options(num_cpus=1, num_gpus=gpus)
+        share = min(gpus(ray) / self.workers, 1.0)
+        self._actor_class = ray.remote(RayHost).options(num_cpus=1, num_gpus=share)
         self._ledgers: Path | None = None
         self._faults: Faults | None = None
         self._archives: dict[str, Any] = {}

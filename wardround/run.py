@@ -41,7 +41,7 @@ def simulate(
     ] = False,
     serial: Annotated[
         bool,
-        typer.Option("--serial", help="Never train small models of several sites in one pass."),
+        typer.Option("--serial", help="Train sites one after another, small ones too."),
     ] = False,
     resume: Annotated[
         Path | None, typer.Option(help="A run folder, to continue after its last checkpoint.")

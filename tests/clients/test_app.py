@@ -73,14 +73,15 @@ def test_study_whose_update_would_be_that_of_few_patients_is_refused(site, make_
 
 @pytest.mark.parametrize("kind", [DESCRIBE, TRAIN, EVALUATE])
 def test_deployed_site_refuses_a_study_with_faults_and_a_simulated_one_answers(
-    site, make_study, kind
+    site, make_study, kind, tmp_path
 ):
     folder = site()
     study = make_study(simulation={"faults": {"crash": {"probability": 0.5}}})
     instruction = instruction_for(study, split="tuning" if kind == EVALUATE else None)
     reply = Asked(folder).ask(kind, instruction)
     assert (reply.status, reply.body) == ("refused by the site's policy", None)
-    assert Asked(folder, SimulatedWorkbench([str(folder)])).ask(kind, instruction).status == "ok"
+    bench = SimulatedWorkbench([str(folder)], tmp_path / "store")
+    assert Asked(folder, bench).ask(kind, instruction).status == "ok"
 
 
 def test_stretches_of_the_update_that_too_few_patients_moved_do_not_leave(site, make_study):

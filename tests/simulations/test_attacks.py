@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from clients.evaluation import predict
-from clients.training import plain_gradients, train_locally
+from clients.training import PlainFit, train_alone
 from clients.workbench import Workbench
 from federation.faults import HostileSection
 from federation.vocabulary import agreed_vocabulary
@@ -26,8 +26,8 @@ def learn(tmp_path, write_site, make_study):
         cohort = bench.cohort(str(folder), study, vocabulary)
         model = bench.model(study, vocabulary)
         fed = cohort if attack is None else poisoned(cohort, attack, seed=1)
-        draws = torch.Generator().manual_seed(0)
-        train_locally(model, study, plain_gradients(model, fed, study, draws))
+        draws = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+        train_alone(PlainFit(model, model.weights(), fed, study, draws))
         return cohort, model
 
     return learn

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clients.app import answer
 from federation.errors import UserError
 from federation.messages import DESCRIBE, TRAIN, Instruction
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
 from server.rounds import Task, evaluate, run_rounds
-from simulations import grids
+from simulations import host
+from simulations import ray_grid as ray_grids
 from simulations.grids import FIRST_NODE, LocalGrid
 from simulations.ray_grid import RayGrid, RayHost
 from simulations.runner import simulate
+from simulations.schedule import Costs, spread
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,7 @@ def rounds_on(host, sites, study, monkeypatch):
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(grids, "RayHost", host)
+    monkeypatch.setattr(ray_grids, "RayHost", host)
     grid, records = RayGrid(sites, 1), []
     try:
         done = run_rounds(task(grid, study), on_round=lambda record, _: records.append(record))
@@ -175,14 +178,14 @@ def test_deadline_that_has_passed_leaves_sites_unanswered(sites, study):
 
 def test_deadline_stops_a_local_grid_between_two_sites(sites, study, monkeypatch):
     grid = LocalGrid(sites)
-    app, started = grid._host._app, []
+    started = []
 
-    def slow(message, context):
-        started.append(context.node_id)
+    def slow(asked, workbench):
+        started.extend(context.node_id for _, context in asked)
         time.sleep(0.2)
-        return app(message, context)
+        return answer(asked, workbench)
 
-    monkeypatch.setattr(grid._host, "_app", slow)
+    monkeypatch.setattr(host, "answer", slow)
     nodes = {name: node for node, name in grid.names.items()}
     records = dict.fromkeys(nodes, Instruction(study).to_records())
     exchange = Exchange(grid, simulated=True)
@@ -208,4 +211,4 @@ def test_sites_are_spread_by_size_largest_first(tmp_path):
         folder.mkdir()
         (folder / "x.parquet").write_bytes(b"0" * size)
         files[node] = str(folder / "site.toml")
-    assert _spread(files, 2) == {1: 0, 2: 1, 3: 1, 0: 0}
+    assert spread(Costs(files, 9).of(files), [0, 1], {}) == {0: [1, 0], 1: [2, 3]}
