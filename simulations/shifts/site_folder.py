@@ -52,8 +52,10 @@ def write_site(before: SiteTables, after: SiteTables, folder: Path) -> dict[str,
     _write_site_file(site, layout, folder)
     events = folder / layout.events
     _copy_others(site, events)
-    _write_events(before, after, events)
-    _write_codes(site.events, events, after.recoded)
+    there = set(before.events["code"].cat.categories)
+    recoded = {old: new for old, new in after.recoded.items() if old in there}
+    _write_events(before, after, recoded, events)
+    _write_codes(site.events, events, recoded)
     _write_splits(before, after, events)
     _write_labels(before, after, folder / layout.labels)
     images: Counter[str] = Counter()
@@ -143,10 +145,11 @@ def _files(site: Site, folder: Path) -> list[Path]:
     ]
 
 
-def _write_events(before: SiteTables, after: SiteTables, target: Path) -> None:
+def _write_events(
+    before: SiteTables, after: SiteTables, renamed: Mapping[str, str], target: Path
+) -> None:
     old, new = dict(list(before.events.groupby("file"))), dict(list(after.events.groupby("file")))
     nothing = before.events.iloc[:0]
-    renamed = after.recoded
     for number, file in enumerate(meds.event_files(before.site.events)):
         copy = target / file.relative_to(before.site.events)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +158,7 @@ def _write_events(before: SiteTables, after: SiteTables, target: Path) -> None:
         values = is_now["numeric_value"].to_numpy()
         kept = was["numeric_value"].to_numpy()[np.searchsorted(was["row"].to_numpy(), rows)]
         changed = ~((values == kept) | (np.isnan(values) & np.isnan(kept)))
-        recoded = bool(renamed) and was["code"].astype(str).isin(renamed).any()
+        recoded = was["code"].isin(renamed).any()
         if len(rows) == len(was) and not changed.any() and not recoded:
             shutil.copyfile(file, copy)
             continue

@@ -33,7 +33,7 @@ class SiteTables:
             ``path`` is the text of image events alone.
         labels: rows of (row, subject_id, prediction_time, label, contradictory).
         splits: split by subject, where the site gives one.
-        recoded: present code by code on disk, where they differ.
+        recoded: present code by code on disk (or by one between), where they differ.
         looks: changes of the pixels of every image, in order.
     """
 
