@@ -25,6 +25,9 @@ MEASURES = {
     "texture": "Image texture, Wasserstein",
 }
 
+MOST = 20
+"""Codes listed of one shift at one hospital."""
+
 
 def shift_tables(shifts: Shifts) -> dict[str, Table]:
     """The shifts of the file, every hospital's distances, and what each shift did there."""
@@ -196,8 +199,9 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
-        given = {key: part for key, part in value.items() if part is not None}
-        return ", ".join(f"{key} {_shown(part)}" for key, part in given.items()) or "none"
+        given = [f"{key} {_shown(part)}" for key, part in value.items() if part is not None]
+        more = [f"and {len(given) - MOST} more in shifts.json"] if len(given) > MOST else []
+        return ", ".join([*given[:MOST], *more]) or "none"
     if isinstance(value, list):
         return ", ".join(_shown(part) for part in value) or "none"
     if value == "":
