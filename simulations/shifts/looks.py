@@ -66,7 +66,7 @@ def _resample(image: Image, spacing: float) -> Image:
     shape = [max(8, round(side / spacing)) for side in image.shape]
     source = image
     if spacing > 1:  # without it, detail finer than the new pixels would come back as aliases
-        source = ndimage.gaussian_filter(image, 0.4 * (spacing - 1), mode="nearest")
+        source = ndimage.gaussian_filter(image, (spacing - 1) / 2, mode="nearest")
     rows, columns = (
         (np.arange(new) + 0.5) * old / new - 0.5
         for new, old in zip(shape, image.shape, strict=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ ALL = [
     {"kind": "temporal", "of": {"kind": "covariate"}} if kind == "temporal" else {"kind": kind}
     for kind in KINDS
 ]
+START = datetime(2024, 1, 1)
 MILD = [{**shift, "strength": 0.25} for shift in ALL]
 
 
@@ -217,6 +219,24 @@ def test_training_split_of_one_class_is_refused(tmp_path, write_site, make_plan)
         write_site(tmp_path / "sites" / name, 20, splits=splits)
     with pytest.raises(UserError, match="a would be left with 10 patients in training, 0 of them"):
         reshape(tmp_path / "sites", make_plan({"kind": "covariate"}), tmp_path / "out")
+
+
+def test_training_split_by_the_patient_key_is_checked_too(tmp_path, write_site, make_plan):
+    for name in "ab":
+        folder = write_site(tmp_path / "sites" / name, 30)
+        (folder / "state").mkdir()
+        (folder / "state/patient.key").write_text("7" * 64)
+    site = load_site(tmp_path / "sites/a")
+    trained = set(hashed_training(site))
+    labels = [(s, START + timedelta(days=400), s not in trained) for s in range(1, 31)]
+    write_site(tmp_path / "sites/a", 30, labels=labels)
+    with pytest.raises(UserError, match=f"{len(trained)} patients in training, 0 of them"):
+        reshape(tmp_path / "sites", make_plan({"kind": "covariate"}), tmp_path / "out")
+
+
+def hashed_training(site):
+    patients = read_patients(site, TaskSection(label="x"), SplitSection())
+    return patients.subject_ids[patients.splits["train"]].tolist()
 
 
 def test_folder_in_use_or_among_the_sites_is_refused(sites, make_plan, tmp_path):

@@ -46,6 +46,12 @@ def test_other_pixel_size_keeps_the_picture(spacing):
     assert resampled[-1, -1] > resampled[0, -1] > resampled[0, 0]
 
 
+def test_larger_pixels_average_what_they_cover():
+    noise = 0.5 + 0.1 * np.random.default_rng(0).standard_normal((200, 200))
+    averaged = show(np.clip(noise, 0, 1), Look(spacing=2.0), rng())
+    assert 0.3 < averaged.std() / noise.std() < 0.6  # a mean of four would have 0.5
+
+
 @pytest.mark.parametrize("artefact", ARTEFACTS)
 def test_artefacts_change_grey_by_at_most_their_depth(image, artefact):
     changed = show(image, Look(artefact=artefact, artefact_depth=0.3), rng())
