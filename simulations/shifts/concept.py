@@ -16,6 +16,8 @@ from simulations.shifts.tables import SiteTables
 
 COMMON = 0.5
 """A code with numbers is a candidate if this share of the patients has it."""
+RARE = 0.05
+"""A code without numbers is one if at least this share has it, and this share has it not."""
 
 
 class Concept(ShiftSection):
@@ -87,17 +89,28 @@ def in_profile(
 def _features(tables: SiteTables) -> pd.DataFrame:
     """(patients, codes) standardised last values, and whether a code without numbers is there."""
     past, patients = tables.past, range(len(tables.patients))
-    past = past[past["code"].isin(tables.codes())].assign(code=past["code"].astype(str))
-    numbers = past[np.isfinite(past["numeric_value"])]
-    last = numbers.groupby(["patient", "code"])["numeric_value"].last().unstack("code")
-    last = last.reindex(patients).astype(np.float64)
-    last = last.loc[:, last.notna().mean() >= COMMON]
-    others = past[~past["code"].isin(numbers["code"].unique())]
+    past = past[past["code"].isin(tables.codes())]
+    is_number = np.isfinite(past["numeric_value"].to_numpy())
+    numbers, others = past[is_number], past[~past["code"].isin(past["code"][is_number].unique())]
+    numbers = _had_by(numbers, COMMON * len(patients), len(patients))
+    last = numbers.drop_duplicates(["patient", "code"], keep="last")
+    values = last.pivot(index="patient", columns="code", values="numeric_value")
+    values = values.reindex(patients).astype(np.float64)
+    others = _had_by(others, RARE * len(patients), (1 - RARE) * len(patients))
     there = pd.crosstab(others["patient"], others["code"]).reindex(patients, fill_value=0) > 0
-    there = there.loc[:, (there.mean() >= 0.05) & (there.mean() <= 0.95)].astype(np.float64)
-    both = pd.concat([last.fillna(last.mean()), there], axis=1).sort_index(axis=1)
+    both = pd.concat([values.fillna(values.mean()), there.astype(np.float64)], axis=1)
+    both = both.sort_index(axis=1)
     spread = both.std(ddof=0)
     return ((both - both.mean()) / spread).loc[:, spread > 0]
+
+
+def _had_by(events: pd.DataFrame, fewest: float, most: float) -> pd.DataFrame:
+    """The events of codes that so many patients have, with the code as text."""
+    patients = events.groupby("code", observed=True)["patient"].nunique()
+    counts = patients.to_numpy()
+    chosen = patients.index[(counts >= fewest) & (counts <= most)]
+    kept = events[events["code"].isin(chosen)]
+    return kept.assign(code=kept["code"].astype(str))
 
 
 def _intercept(logits: Floats, prevalence: float) -> float:

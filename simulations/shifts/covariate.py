@@ -45,12 +45,12 @@ def drift(shift: Covariate, tables: SiteTables, scope: Scope, weight: Floats) ->
             move.
     """
     values = tables.events["numeric_value"].to_numpy(np.float64, copy=True)
-    codes = tables.events["code"]
+    rows_of = tables.events.groupby("code", observed=True).indices
     known = np.isfinite(values) & (tables.place_of >= 0)
     part = np.concatenate([weight, [0.0]])[tables.place_of]
     drawn, moved = {}, np.zeros(len(values), bool)
     for code in tables.codes(shift.codes):
-        here = known & (codes == code).to_numpy()
+        here = rows_of[code][known[rows_of[code]]]
         before = values[here]
         if len(before) < 2 or before.std() == 0:
             continue
@@ -61,7 +61,7 @@ def drift(shift: Covariate, tables: SiteTables, scope: Scope, weight: Floats) ->
         after = mean + stretch * (before - mean) + offset * sd
         after = before + part[here] * (after - before)
         values[here] = np.maximum(after, 0) if before.min() >= 0 else after
-        moved |= here & (part > 0)
+        moved[here] = part[here] > 0
         drawn[code] = {"offset": rounded(offset), "stretch": rounded(stretch)}
     if not drawn:
         return Effect(tables, {}, {}, "no code of its events has different numbers")

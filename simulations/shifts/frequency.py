@@ -29,10 +29,9 @@ def apply(shift: Frequency, tables: SiteTables, scope: Scope) -> Effect:
     """
     share = scope.strength * shift.most * float(scope.random("share").random())
     events = tables.events
-    measured = (events["code"].isin(tables.codes(shift.codes))).to_numpy()
+    measured = events["code"].isin(tables.codes(shift.codes)).to_numpy()
     measured &= np.isfinite(events["numeric_value"].to_numpy()) & (tables.place_of >= 0)
-    last = tables.past[["patient", "code"]].assign(code=tables.past["code"].astype(str))
-    last = last[~last.duplicated(keep="last")]
+    last = tables.past[~tables.past.duplicated(["patient", "code"], keep="last")]
     measured[events.index.get_indexer(last.index)] = False
     gone = measured & (scope.random("events").random(len(events)) < share)
     note = "" if measured.any() else "nothing is measured more than once"
