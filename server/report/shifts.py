@@ -174,9 +174,12 @@ def _measures(one: ShiftDistances) -> dict[str, float | None]:
 
 
 def _means(shifts: Shifts, moment: str) -> dict[str, float]:
-    measured = [_measures(getattr(site, moment)) for site in shifts.sites.values()]
-    known = {key: [one[key] for one in measured if one[key] is not None] for key in MEASURES}
-    return {key: sum(values) / len(values) for key, values in known.items() if values}  # type: ignore[arg-type]
+    known: dict[str, list[float]] = {key: [] for key in MEASURES}
+    for site in shifts.sites.values():
+        for key, value in _measures(getattr(site, moment)).items():
+            if value is not None:
+                known[key].append(value)
+    return {key: sum(values) / len(values) for key, values in known.items() if values}
 
 
 def _number(value: float | None) -> Td:

@@ -56,7 +56,7 @@ class PlannedShift:
     def scope(self, site: str, names: Sequence[str]) -> Scope | None:
         """The shift at a site of these names, or None where it does not act at all."""
         chosen = self.section.sites
-        acting = tuple(sorted(names if chosen is None else chosen))
+        acting = tuple(sorted(set(names if chosen is None else chosen)))
         if site not in acting or self.strength == 0:
             return None
         return Scope(site, acting, self.strength, self.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -47,7 +47,7 @@ def apply(shift: Scanner, tables: SiteTables, scope: Scope) -> Effect:
     rng = scope.random("look")
     normal, kind = rng.standard_normal(5), ARTEFACTS[int(rng.integers(len(ARTEFACTS)))]
     strength = scope.strength
-    drawn: dict[Part, dict[str, float | str]] = {
+    drawn: dict[Part, dict[str, Any]] = {
         "tone": {"gamma": rounded(np.exp(strength * shift.gamma * normal[0]))},
         "noise": {"noise": rounded(strength * shift.noise * abs(normal[1]))},
         "resolution": {"blur": rounded(strength * shift.blur * abs(normal[2]))},
@@ -57,7 +57,7 @@ def apply(shift: Scanner, tables: SiteTables, scope: Scope) -> Effect:
     }
     look = Look(seed=int(scope.random("noise").integers(2**62)))
     for part in shift.parts:
-        look = replace(look, **drawn[part])  # type: ignore[arg-type]
+        look = replace(look, **drawn[part])
     told = {name: value for name, value in asdict(look).items() if name != "seed"}
     return Effect(replace(tables, looks=(*tables.looks, look)), told, {"images": images})
 

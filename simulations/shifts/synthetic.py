@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from clients.site import find_sites, load_site
 from simulations.consortium import synthesize
@@ -42,7 +43,7 @@ def synthesize_shifted(
         UserError: as ``synthesize`` and ``reshape``.
     """
     check_free(out)
-    arguments = {
+    arguments: dict[str, Any] = {
         "sites": sites,
         "patients": patients,
         "seed": seed,
@@ -56,11 +57,11 @@ def synthesize_shifted(
 
     with staged(out) as folder:
         drawn, plain = folder.parent / "drawn", folder.parent / "plain"
-        synthesize(drawn, **arguments, progress=progress, change=change)  # type: ignore[arg-type]
+        synthesize(drawn, **arguments, progress=progress, change=change)
         found = {file.parent.name: load_site(file) for file in find_sites(drawn)}
         originals = None
         if done:
-            synthesize(plain, **arguments)  # type: ignore[arg-type]
+            synthesize(plain, **arguments)
             originals = {file.parent.name: load_site(file) for file in find_sites(plain)}
         records = apply_plan(
             found,
