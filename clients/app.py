@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.budget import note_unprotected
@@ -35,7 +35,8 @@ def build_app(workbench: Workbench) -> ClientApp:
     app = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
-        return answer([(message, context)], workbench)[0]
+        (reply,) = answer([(message, context)], workbench)
+        return Message(reply.to_records(), reply_to=message)
 
     app.query("describe")(handle)
     app.query("prepare")(handle)
@@ -44,27 +45,29 @@ def build_app(workbench: Workbench) -> ClientApp:
     return app
 
 
-def answer(asked: Sequence[tuple[Message, Context]], workbench: Workbench) -> list[Message]:
+def answer(asked: Sequence[tuple[Message, Context]], workbench: Workbench) -> list[Reply]:
     """Answer messages: one at a deployed site, those to many sites of one host in a simulation.
 
     What is to be trained is trained between two passes, so that small models of several sites can
     be trained together; each site still answers its own message, through its own gate.
-    """
-    begun = [guarded(partial(_begin, message, context, workbench)) for message, context in asked]
-    rounds = [one.result for one in begun if isinstance(one, Begun)]
-    fits = [one.fit for one in rounds if isinstance(one, Round)]
-    fitted = train_all(fits, workbench)
 
-    def ended(one: Begun) -> RecordDict:
+    Returns:
+        What leaves: every reply has passed the gate, or is a status alone.
+    """
+    read = _Instructions()
+    begun = [
+        guarded(partial(_begin, message, context, read, workbench)) for message, context in asked
+    ]
+    rounds = [one.result for one in begun if isinstance(one, Begun)]
+    fitted = train_all([one.fit for one in rounds if isinstance(one, Round)], workbench)
+
+    def ended(one: Begun) -> Reply:
         reply = one.result
         if isinstance(reply, Round):
             reply = reply.reply(next(fitted)())
         return released(reply, one.site.policy, one.study)
 
-    return [
-        Message(guarded(partial(ended, one)) if isinstance(one, Begun) else one, reply_to=message)
-        for one, (message, _) in zip(begun, asked, strict=True)
-    ]
+    return [guarded(partial(ended, one)) if isinstance(one, Begun) else one for one in begun]
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,26 @@ class Begun:
     study: Study
 
 
-def _begin(message: Message, context: Context, workbench: Workbench) -> Begun:
-    try:
-        instruction = Instruction.from_records(message.content)
-    except ValueError:
-        raise TakesNoPart("not an instruction of this version") from None
+class _Instructions:
+    """Reads messages, and those that share their content once."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, Instruction] = {}
+
+    def of(self, message: Message) -> Instruction:
+        key = id(message.content)
+        if key not in self._read:
+            try:
+                self._read[key] = Instruction.from_records(message.content)
+            except ValueError:
+                raise TakesNoPart("not an instruction of this version") from None
+        return self._read[key]
+
+
+def _begin(
+    message: Message, context: Context, instructions: _Instructions, workbench: Workbench
+) -> Begun:
+    instruction = instructions.of(message)
     file = str(context.node_config["site"])
     site = workbench.site(file)
     _check_vocabulary(instruction, workbench)

@@ -87,7 +87,7 @@ class SiteHost:
             return []
         if messages[0].metadata.message_type != TRAIN:
             asked = itertools.takewhile(lambda _: end is None or time.monotonic() <= end, messages)
-            return [self._answers([message])[0] for message in asked]
+            return [_sent(_Arrival(m, self._answers([m])[0])) for m in asked]
         instruction = Instruction.from_records(messages[0].content)
         study, vocabulary = instruction.study, instruction.vocabulary
         model = self._workbench.model(study, vocabulary)
@@ -98,10 +98,9 @@ class SiteHost:
             if end is not None and time.monotonic() > end:
                 break
             began = time.perf_counter()
-            for reply, twice in self._played(some, instruction):
-                if instruction.fold:
-                    folded.take(reply)
-                replies += [reply] * (2 if twice else 1)
+            for arrival in self._played(some, instruction):
+                sent = folded.sent(arrival) if instruction.fold else _sent(arrival)
+                replies += [sent] * (2 if arrival.twice else 1)
             share = (time.perf_counter() - began) / len(some)
             self.seconds |= {message.metadata.dst_node_id: share for message in some}
         folded.deliver()
@@ -119,17 +118,16 @@ class SiteHost:
         """Read some sites' cohorts now, and report what was excluded or cannot be read."""
         return [self._inspect(node, study) for node in nodes]
 
-    def _answers(self, messages: Sequence[Message]) -> list[Message]:
+    def _answers(self, messages: Sequence[Message]) -> list[Reply]:
         contexts = [self._contexts[message.metadata.dst_node_id] for message in messages]
         return answer(list(zip(messages, contexts, strict=True)), self._workbench)
 
-    def _played(
-        self, messages: Sequence[Message], instruction: Instruction
-    ) -> Iterator[tuple[Message, bool]]:
-        """Train sites, and yield the replies that arrive; and whether one does so twice."""
+    def _played(self, messages: Sequence[Message], instruction: Instruction) -> Iterator[_Arrival]:
+        """Train sites, and yield what arrives of their replies."""
         faults = self._faults
         if faults is None:
-            yield from ((reply, False) for reply in self._answers(messages))
+            for message, reply in zip(messages, self._answers(messages), strict=True):
+                yield _Arrival(message, reply)
             return
         files = [self._file(message) for message in messages]
         names = [self._workbench.site(file).name for file in files]
@@ -146,11 +144,10 @@ class SiteHost:
         for i, reply in zip(there, replies, strict=True):
             fate = fates[i]
             if fate.crashes:
-                yield Message(Error(HOST_LOST, "the site crashed"), reply_to=messages[i]), False
+                yield _Arrival(messages[i], None)
             elif not dataclasses.replace(fate, corruption=None).missing(deadline):
                 rng = faults.corruption_generator(names[i], instruction.round)
-                _tamper(reply, fate, rng)
-                yield reply, fate.duplicated
+                yield _Arrival(messages[i], _tampered(reply, fate, rng), fate.duplicated)
 
     def _file(self, message: Message) -> str:
         return str(self._contexts[message.metadata.dst_node_id].node_config["site"])
@@ -184,25 +181,39 @@ class SiteHost:
         return Inspection(site.name, len(patients), counted, device=device, training=len(train))
 
 
+@dataclass(frozen=True)
+class _Arrival:
+    """What arrives of a site's reply: None if its process is lost; and whether it does so twice."""
+
+    message: Message
+    reply: Reply | None
+    twice: bool = False
+
+
+def _sent(arrival: _Arrival) -> Message:
+    if arrival.reply is None:
+        return Message(Error(HOST_LOST, "the site crashed"), reply_to=arrival.message)
+    return Message(arrival.reply.to_records(), reply_to=arrival.message)
+
+
 class _Folded:
-    """The sum of a host's updates, which the last reply that was added carries for all."""
+    """The sum of a host's updates, which the last message of one that was added carries for all."""
 
     def __init__(self, updates: UpdateSum):
         self._updates = updates
         self._carrier: Message | None = None
 
-    def take(self, message: Message) -> None:
-        """Take the update out of a reply as soon as it is there."""
-        if message.has_error():
-            return
-        reply = Reply.from_records(message.content, TRAIN)
-        if reply.update is None:
-            return
-        if rejected := self._updates.take(reply):
-            message.content = Reply("ok", reply.body, rejected=rejected).to_records()
-        else:
-            del message.content["update"]
+    def sent(self, arrival: _Arrival) -> Message:
+        """Return the message of a reply, its update taken out as soon as it is there."""
+        reply = arrival.reply
+        if reply is None or reply.update is None:
+            return _sent(arrival)
+        rejected = self._updates.take(reply)
+        told = dataclasses.replace(reply, update=None, rejected=rejected)
+        message = _sent(dataclasses.replace(arrival, reply=told))
+        if not rejected:
             self._carrier = message
+        return message
 
     def deliver(self) -> None:
         """Put the sum into the carrier."""
@@ -210,18 +221,14 @@ class _Folded:
             self._carrier.content.update(partial_records(self._updates.total))
 
 
-def _tamper(message: Message, fate: Fate, rng: np.random.Generator) -> None:
+def _tampered(reply: Reply, fate: Fate, rng: np.random.Generator) -> Reply:
     """Do to a reply's update what a hostile site or a bad line does to it."""
-    if "update" not in message.content or not (fate.attack or fate.corruption):
-        return
-    reply = Reply.from_records(message.content, TRAIN)
     update = reply.update
-    assert update is not None
-    if fate.attack is not None:
+    if update is not None and fate.attack is not None:
         update = attacked(update, fate.attack)
-    if fate.corruption is not None:
+    if update is not None and fate.corruption is not None:
         update = corrupted(update, fate.corruption, rng)
-    message.content = dataclasses.replace(reply, update=update).to_records()
+    return reply if update is reply.update else dataclasses.replace(reply, update=update)
 
 
 def chunks(messages: Sequence[Message], size: int) -> Iterator[list[Message]]:
