@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.budget import note_unprotected
@@ -35,7 +35,8 @@ def build_app(workbench: Workbench) -> ClientApp:
     app = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
-        (reply,) = answer([(message, context)], workbench)
+        file = str(context.node_config["site"])
+        (reply,) = answer([Asked(message.metadata.message_type, message.content, file)], workbench)
         return Message(reply.to_records(), reply_to=message)
 
     app.query("describe")(handle)
@@ -45,7 +46,16 @@ def build_app(workbench: Workbench) -> ClientApp:
     return app
 
 
-def answer(asked: Sequence[tuple[Message, Context]], workbench: Workbench) -> list[Reply]:
+@dataclass(frozen=True)
+class Asked:
+    """A message to a site: its type, its content, and the site's file."""
+
+    kind: str
+    content: RecordDict
+    file: str
+
+
+def answer(asked: Sequence[Asked], workbench: Workbench) -> list[Reply]:
     """Answer messages: one at a deployed site, those to many sites of one host in a simulation.
 
     What is to be trained is trained between two passes, so that small models of several sites can
@@ -54,10 +64,8 @@ def answer(asked: Sequence[tuple[Message, Context]], workbench: Workbench) -> li
     Returns:
         What leaves: every reply has passed the gate, or is a status alone.
     """
-    read = _Instructions()
-    begun = [
-        guarded(partial(_begin, message, context, read, workbench)) for message, context in asked
-    ]
+    instructions = _Instructions()
+    begun = [guarded(partial(_begin, one, instructions, workbench)) for one in asked]
     rounds = [one.result for one in begun if isinstance(one, Begun)]
     fitted = train_all([one.fit for one in rounds if isinstance(one, Round)], workbench)
 
@@ -85,27 +93,23 @@ class _Instructions:
     def __init__(self) -> None:
         self._read: dict[int, Instruction] = {}
 
-    def of(self, message: Message) -> Instruction:
-        key = id(message.content)
-        if key not in self._read:
+    def of(self, content: RecordDict) -> Instruction:
+        if id(content) not in self._read:
             try:
-                self._read[key] = Instruction.from_records(message.content)
+                self._read[id(content)] = Instruction.from_records(content)
             except ValueError:
                 raise TakesNoPart("not an instruction of this version") from None
-        return self._read[key]
+        return self._read[id(content)]
 
 
-def _begin(
-    message: Message, context: Context, instructions: _Instructions, workbench: Workbench
-) -> Begun:
-    instruction = instructions.of(message)
-    file = str(context.node_config["site"])
-    site = workbench.site(file)
+def _begin(asked: Asked, instructions: _Instructions, workbench: Workbench) -> Begun:
+    instruction = instructions.of(asked.content)
+    site = workbench.site(asked.file)
     _check_vocabulary(instruction, workbench)
     _check_policy(instruction, site)
     _check_faults(instruction, site, workbench)
-    handler = HANDLERS[message.metadata.message_type]
-    return Begun(handler(instruction, file, site, workbench), site, instruction.study)
+    handler = HANDLERS[asked.kind]
+    return Begun(handler(instruction, asked.file, site, workbench), site, instruction.study)
 
 
 def describe(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
@@ -203,10 +207,11 @@ def _model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatMo
     """Return the study's model, for which the weights that were sent are fit."""
     model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
     weights = instruction.weights
-    if weights is None or len(weights) != len(model.vector) or not np.isfinite(weights).all():
+    if weights is None or len(weights) != len(model.vector):
         raise TakesNoPart("not an instruction of this version")
     private = instruction.study.privacy.mechanism == "dp_sgd"
-    if private and np.abs(weights).max(initial=0.0) > LARGEST_WEIGHT:
+    largest = instruction.largest_weight
+    if not math.isfinite(largest) or (private and largest > LARGEST_WEIGHT):
         raise TakesNoPart("not an instruction of this version")
     return model
 
