@@ -46,6 +46,7 @@ class RayHost:
         self._sites, self._store = dict(sites), store
         self._rest = pooled, store, together
         self._made: SiteHost | None = None
+        self._fetched: dict[Any, Any] = {}
 
     @property
     def _host(self) -> SiteHost:
@@ -53,16 +54,27 @@ class RayHost:
             self._made = SiteHost(self._sites, *self._rest)
         return self._made
 
-    def run(self, orders: Sequence[Order]) -> tuple[list[Arrival], dict[int, float]]:
-        """Answer messages, whose contents are references to the object store.
+    def run(
+        self, orders: Sequence[Order], contents: Sequence[Any]
+    ) -> tuple[list[Arrival], dict[int, float]]:
+        """Answer messages.
+
+        Args:
+            orders: with the place of their content in ``contents``.
+            contents: references to the object store; what was fetched for the last call is kept.
 
         Returns:
             The answers, and the seconds that each site's training took.
         """
         import ray
 
-        contents = {order.content: ray.get(order.content) for order in orders}
-        opened = [order._replace(content=contents[order.content]) for order in orders]
+        self._fetched = {
+            reference: self._fetched[reference]
+            if reference in self._fetched
+            else ray.get(reference)
+            for reference in contents
+        }
+        opened = [o._replace(content=self._fetched[contents[o.content]]) for o in orders]
         arrivals = self._host.run(opened)
         return arrivals, {o.node: self._host.seconds.get(o.node, 0.0) for o in orders}
 
@@ -261,7 +273,7 @@ class RayGrid(SimulatedGrid):
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         shared = {id(m.content): m.content for m in messages}
         references = {key: self._ray.put(content) for key, content in shared.items()}
-        sent = [o._replace(content=references[id(o.content)]) for o in orders(messages)]
+        sent = [o._replace(content=id(o.content)) for o in orders(messages)]
         together = self._trained_together(messages[0]) if messages else False
         queues = self._queues(sent, together)
         flying: dict[Any, tuple[int, _Work]] = {}
@@ -272,7 +284,7 @@ class RayGrid(SimulatedGrid):
                 if work is None:
                     return
                 work.started = next(self._calls)
-                flying[self._actors[worker].run.remote(work.orders)] = worker, work
+                flying[self._call(worker, work, references)] = worker, work
 
         for worker in list(self._actors):
             launch(worker)
@@ -295,6 +307,12 @@ class RayGrid(SimulatedGrid):
                 yield self._reply(arrival, messages)
             for other in list(self._actors):
                 launch(other)
+
+    def _call(self, worker: int, work: _Work, references: Mapping[int, Any]) -> Any:
+        """Send work to an actor, with one reference for each content."""
+        keys = list(dict.fromkeys(order.content for order in work.orders))
+        sent = [order._replace(content=keys.index(order.content)) for order in work.orders]
+        return self._actors[worker].run.remote(sent, [references[key] for key in keys])
 
     def _queues(self, sent: Sequence[Order], together: bool) -> dict[int, deque[_Work]]:
         """Group messages by actor, in chunks that keep all actors busy to the end."""
