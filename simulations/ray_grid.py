@@ -25,7 +25,9 @@ from simulations.host import Arrival, Inspection, Order, SiteHost, chunks
 from simulations.schedule import Costs, spread
 
 CHUNK = 16
-"""Sites answered in one call to a host: enough to hide the call, few enough to balance load."""
+"""Most sites in one call to a host, before it is known what they cost."""
+CALL_SECONDS = 0.1
+"""What a call should take, then: enough to hide what the call itself costs."""
 AT_AN_ACTOR = 2
 """Calls at an actor at once, so that it never idles."""
 RETRIES = 2
@@ -279,14 +281,13 @@ class RayGrid(SimulatedGrid):
         flying: dict[Any, tuple[int, _Work]] = {}
 
         def launch(worker: int) -> None:
-            while sum(w == worker for w, _ in flying.values()) < AT_AN_ACTOR:
+            if sum(w == worker for w, _ in flying.values()) < AT_AN_ACTOR:
                 work = self._next(queues, worker)
-                if work is None:
-                    return
-                work.started = next(self._calls)
-                flying[self._call(worker, work, references)] = worker, work
+                if work is not None:
+                    work.started = next(self._calls)
+                    flying[self._call(worker, work, references)] = worker, work
 
-        for worker in list(self._actors):
+        for worker in list(self._actors) * AT_AN_ACTOR:
             launch(worker)
         while flying:
             left = None if end is None else max(end - time.monotonic(), 0)
@@ -321,6 +322,9 @@ class RayGrid(SimulatedGrid):
         queues = {}
         for worker, nodes in mine.items():
             most = MOST_AT_ONCE if together else min(CHUNK, max((len(nodes) + 3) // 4, 1))
+            seconds = self._costs.measured(nodes)
+            if seconds is not None:
+                most = max(int(len(nodes) * CALL_SECONDS / seconds), 1)
             own = [by_node[node] for node in nodes]
             queues[worker] = deque(_Work(chunk) for chunk in chunks(own, most))
         return queues
