@@ -29,14 +29,8 @@ from server.exchange import Exchange, encode
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import Heard, RoundRecord, RoundsResult, Task, evaluate, run_rounds
 from server.run_folder import RunFolder
+from server.site_warnings import site_warnings, together
 from server.witness import Witness
-
-HARMLESS = (
-    "events after the prediction time, not used",
-    "later prediction times, not used",
-    "note: cut at the study's max_tokens",
-)
-"""Counts that the report shows and that are no reason to doubt a result."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +103,16 @@ def run_study(
         warnings.append(f"The run ended early, in {result.lost_quorum}. The last model was kept.")
     sites |= _describe(task, {s: n for s, n in exchange.sites().items() if s not in sites})
     folder.write_json("sites.json", dict(sorted(sites.items())))
-    warnings += _warnings_of(sites, study)
+    warnings += site_warnings(sites, study)
     model = build_model(study, vocabulary)
     model.load(result.weights)
     folder.write_model(model.named_arrays())
     progress.tell("evaluation on the held-out patients")
     evaluations, failed = evaluate(task, result.weights, "held_out")
-    warnings += [f"{site} sent no held-out evaluation: {why}." for site, why in failed.items()]
+    warnings += together(
+        (site, f"sent no held-out evaluation: {why}", f"{site} sent no held-out evaluation: {why}.")
+        for site, why in failed.items()
+    )
     found = _write_results(task, evaluations, folder, progress, warnings)
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
@@ -183,39 +180,6 @@ def _describe(task: Task, nodes: Mapping[str, int]) -> dict[str, Any]:
         else:
             sites[answer.site] = {"failure": answer.failure}
     return dict(sorted(sites.items()))
-
-
-def _warnings_of(sites: Mapping[str, Any], study: Study) -> list[str]:
-    """Return what a reader must know of the sites' data."""
-    warnings, batch = [], study.training.batch_size
-    for site, told in sorted(sites.items()):
-        if "failure" in told:
-            warnings.append(f"{site} could not describe its patients: {told['failure']}.")
-            continue
-        for split in ("train", "tuning", "held_out"):
-            if told["patients"].get(split) == 0:
-                warnings.append(f"{site} has no patient in the {split} split.")
-        train = told["patients"].get("train")
-        private = study.privacy.mechanism == "dp_sgd"  # a smaller site refuses then
-        if isinstance(train, int) and 0 < train < batch and not private:
-            warnings.append(
-                f"{site} has {train} training patients, fewer than a batch of {batch}; its batches "
-                "are smaller."
-            )
-        for reason, count in {**told["excluded"], **told["notices"]}.items():
-            if reason not in HARMLESS:
-                warnings.append(f"{site}: {reason} (patients: {count}).")
-    for modality in study.modalities.names:
-        if all(told.get("modalities", {}).get(modality, 0) == 0 for told in sites.values()):
-            warnings.append(f"No site has a patient with {modality}; that part learned nothing.")
-    merged = sorted(site for site, told in sites.items() if told.get("score_bins") == "merged")
-    if merged:
-        warnings.append(
-            f"{listed(merged)} join score bins before they leave (policy.score_bins): AUROC "
-            "comes out slightly too low there, by about 0.02 at 60 held-out patients and 0.001 "
-            "at 300, and Brier is approximate."
-        )
-    return warnings
 
 
 def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult:
