@@ -19,23 +19,18 @@ from simulations.ray_grid import RayGrid
 def run(job: Job) -> Vector:
     """Train with ``run_rounds`` on the sites of a folder; return the last model, flat.
 
-    Where sites are drawn, a round asks for sites that were not read yet, which the peers hold in
-    memory from the start. So a first run reads them, and its first round is the first; the same
-    rounds run again are those that are timed.
+    As `simulate` does: all cohorts are read first, and ledgers are the run's, not the sites' own.
     """
     files = {file.parent.name: file for file in sorted(Path(job.folder).glob("*/site.toml"))}
     study = column_study(job.column, job.rounds + 1)
     grid = RayGrid(files, job.workers) if job.workers else LocalGrid(files)
     try:
-        # As `simulate` does: not the sites' own ledgers, one file each.
         grid.use_ledgers(Path(job.folder).with_name("ledgers"))
-        weights = _rounds(grid, study, job)
-        if job.column.sampled < job.column.sites:
-            job.watch.restart()
-            weights = _rounds(grid, study, job)
+        errors = [inspection.error for inspection in grid.inspect(study) if inspection.error]
+        assert not errors, errors[0]
+        return _rounds(grid, study, job)
     finally:
         grid.close()
-    return weights
 
 
 def _rounds(grid: SimulatedGrid, study: Study, job: Job) -> Vector:
@@ -46,5 +41,5 @@ def _rounds(grid: SimulatedGrid, study: Study, job: Job) -> Vector:
 
     section = study.modalities.ehr
     vocabulary = None if section is None else agreed_vocabulary(section)
-    exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
+    exchange = Exchange(grid, simulated=True, pooled_node=grid.pooled_node, members=grid.members)
     return run_rounds(Task(exchange, study, vocabulary), on_round=round_done).weights
