@@ -215,14 +215,14 @@ def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split,
         _, moment, together = np.unique(times, return_inverse=True, return_counts=True)
         place = ((np.cumsum(together) - together / 2) / len(labels))[moment]
     else:
-        place = _hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
+        place = hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
     fractions = split.fractions
     bounds = np.cumsum([fractions.train, fractions.tuning])
     which = np.searchsorted(bounds, place, side="right")
     return {name: np.flatnonzero(which == i) for i, name in enumerate(SPLITS)}
 
 
-def _hashed_places(subjects: NDArray[np.int64], key: bytes) -> NDArray[np.float64]:
+def hashed_places(subjects: NDArray[np.int64], key: bytes) -> NDArray[np.float64]:
     """Map each patient to [0, 1) by a keyed hash: stable, and unguessable without the key."""
 
     def place(subject: int) -> float:
@@ -241,20 +241,24 @@ def _levels(attribute: str, events: pd.DataFrame, labels: pd.DataFrame) -> NDArr
             levels[row] = next((name for limit, name in AGE_BANDS if age < limit), UNKNOWN)
         return levels
     prefixes = {"sex": ("GENDER//", "SEX//"), "ethnicity": ("ETHNICITY//", "RACE//")}[attribute]
-    namer = {"sex": _sex, "ethnicity": _ethnicity}[attribute]
+    namer = {"sex": sex_level, "ethnicity": ethnicity_level}[attribute]
     chosen = [code for code in events["code"].cat.categories if code.startswith(prefixes)]
     for code in chosen:
         levels[events.loc[events["code"] == code, "row"]] = namer(code.partition("//")[2])
     return levels
 
 
-def _sex(value: str) -> str:
+def sex_level(value: str) -> str:
+    """Return the level of ``sex`` that a code's text after the first ``//`` stands for."""
     first = value.strip().lower()[:1]
     return {"f": "female", "m": "male"}.get(first, "other" if first else UNKNOWN)
 
 
-def _ethnicity(value: str) -> str:
-    """A closed list, so that no free text of a site can become the name of a cell."""
+def ethnicity_level(value: str) -> str:
+    """Return the level of ``ethnicity`` that a code's text after the first ``//`` stands for.
+
+    A closed list, so that no free text of a site can become the name of a cell.
+    """
     if DECLINED.search(value.lower()):
         return UNKNOWN
     lowered = value.lower().replace("_", " ").replace(" or latino", "")

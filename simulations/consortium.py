@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from federation.errors import UserError
-from simulations.hospitals import SITE_STRIDE, draw_hospitals, draw_people
+from simulations.hospitals import SITE_STRIDE, Hospital, draw_hospitals, draw_people
 from simulations.records import write_site
 from simulations.truth import write_truth
 
@@ -21,6 +21,7 @@ def synthesize(
     image_size: int = 64,
     epsilon_per_patient: float | None = None,
     progress: Callable[[str], None] | None = None,
+    change: Callable[[list[Hospital]], list[Hospital]] | None = None,
 ) -> None:
     """Write a consortium of synthetic hospitals.
 
@@ -35,6 +36,7 @@ def synthesize(
         image_size: height and width of the radiographs in pixels.
         epsilon_per_patient: privacy cap of every site file; None leaves the default.
         progress: called with one line per hospital.
+        change: applied to the hospitals' profiles before their patients are drawn.
 
     Raises:
         UserError: if `out` is in use or a number is out of range.
@@ -52,6 +54,8 @@ def synthesize(
     except OSError as error:
         raise UserError(out, f"cannot be made: {error.strerror}") from None
     hospitals = draw_hospitals(sites, patients, seed)
+    if change:
+        hospitals = change(hospitals)
     everyone, realised = [], []
     for index, hospital in enumerate(hospitals):
         if progress:

@@ -55,6 +55,8 @@ class Hospital:
     portable: float  # share of bedside radiographs
     styles: tuple[float, ...]  # of notes.STYLES
     scanner: Scanner
+    history: float = 0.0  # mean of the history latent c
+    effects: Effects = Effects()
 
 
 @dataclass(frozen=True)
@@ -155,21 +157,49 @@ def draw_latents(rng: np.random.Generator, hospital: Hospital, n: int) -> tuple[
     """(3, n) latents a, b, c, and n ages."""
     e = rng.standard_normal((5, n))
     ages = np.clip(hospital.age + hospital.age_spread * e[4], 18, 95)
-    return SHARED * e[0] + OWN * e[1:4], ages
+    latents = SHARED * e[0] + OWN * e[1:4]
+    latents[2] += hospital.history
+    return latents, ages
 
 
-def signal(latents: Floats, ages: Floats) -> Floats:
+def signal(latents: Floats, ages: Floats, effects: Effects) -> Floats:
     """The logit of the outcome without the hospital's offset."""
     a, b, c = latents
     years = ages - AGE_CENTRE
     return np.asarray(
-        EFFECTS.physiology * a
-        + EFFECTS.image * b
-        + EFFECTS.history * c
-        + EFFECTS.physiology_image * a * b
-        + EFFECTS.age * years
-        + EFFECTS.age_history * years * c
+        effects.physiology * a
+        + effects.image * b
+        + effects.history * c
+        + effects.physiology_image * a * b
+        + effects.age * years
+        + effects.age_history * years * c
     )
+
+
+def solve_offset(hospital: Hospital, index: int, seed: int) -> float:
+    """The offset at which the hospital's expected prevalence is the one in its profile."""
+    logit = _signal_sample(hospital, index, seed)
+    low, high = -20.0, 20.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if sigmoid(logit + middle).mean() < hospital.prevalence:
+            low = middle
+        else:
+            high = middle
+    return round(middle, 6)
+
+
+def expected_prevalence(hospital: Hospital, index: int, seed: int) -> float:
+    """The expected prevalence at the hospital's offset."""
+    return float(sigmoid(_signal_sample(hospital, index, seed) + hospital.offset).mean())
+
+
+def _signal_sample(hospital: Hospital, index: int, seed: int) -> Floats:
+    rng = random_stream(seed, index, "offset")
+    return signal(*draw_latents(rng, hospital, _OFFSET_DRAWS), hospital.effects)
+
+
+_OFFSET_DRAWS = 20_000
 
 
 def findings_of(b: float, noise: Floats) -> Findings:
@@ -207,7 +237,7 @@ def _draw_hospital(index: int, sites: int, patients: int, seed: int) -> Hospital
     for mix in ("ethnicity", "styles"):
         profile[mix] = _shares(profile[mix])
     hospital = Hospital(size=_size(index, sites, patients, seed), offset=0.0, **profile)
-    return replace(hospital, offset=_solve_offset(hospital, index, seed))
+    return replace(hospital, offset=solve_offset(hospital, index, seed))
 
 
 _PROFILE = (
@@ -284,29 +314,12 @@ def _size(index: int, sites: int, patients: int, seed: int) -> int:
 _FIRST_SIZES = (0.3, -0.4, 0.1)  # of each pair: what the first has above the average
 
 
-def _solve_offset(hospital: Hospital, index: int, seed: int) -> float:
-    """The offset at which the hospital's expected prevalence is the one in its profile."""
-    rng = random_stream(seed, index, "offset")
-    logit = signal(*draw_latents(rng, hospital, _OFFSET_DRAWS))
-    low, high = -20.0, 20.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        if sigmoid(logit + middle).mean() < hospital.prevalence:
-            low = middle
-        else:
-            high = middle
-    return round(middle, 6)
-
-
-_OFFSET_DRAWS = 20_000
-
-
 def _draw_person(hospital: Hospital, index: int, i: int, seed: int) -> Person:
     rng = random_stream(seed, index, "person", i)
     latents, ages = draw_latents(rng, hospital, 1)
     a, b, c = (float(v) for v in latents[:, 0])
     age = float(ages[0])
-    logit = hospital.offset + float(signal(latents, ages)[0])
+    logit = hospital.offset + float(signal(latents, ages, hospital.effects)[0])
     admitted = datetime(2023, 1, 1) + timedelta(minutes=int(rng.integers(365 * 24 * 60)))
     return Person(
         subject_id=(index + 1) * SITE_STRIDE + i,

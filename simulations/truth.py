@@ -85,7 +85,7 @@ def _risk_curve(hospital: Hospital, index: int, seed: int) -> tuple[Floats, Floa
     outcome: the same expectation with less noise.
     """
     sample = draw_latents(random_stream(seed, index, "oracle"), hospital, _MONTE_CARLO)
-    logit = hospital.offset + signal(*sample)
+    logit = hospital.offset + signal(*sample, hospital.effects)
     risk = sigmoid(logit)
     cell = np.clip(((logit + 25) * 80).astype(int), 0, 3999)
     positive = np.bincount(cell, risk, 4000) / _MONTE_CARLO

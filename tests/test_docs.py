@@ -14,6 +14,9 @@ from clients.cohort import read_patients
 from clients.site import SiteFile, load_site
 from federation.study import SplitSection, TaskSection
 from simulations.runner import simulate
+from simulations.shifts.kind import ShiftSection
+from simulations.shifts.plan import load_shifts
+from simulations.shifts.registry import KINDS
 from simulations.sweeps.plan import SitesSection, SweepSection, SyntheticSection, load_plan
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +65,25 @@ def test_sweep_of_the_sweeps_page_resolves_and_every_key_is_described(tmp_path):
     keys |= {f"sites.{name}" for name in SitesSection.model_fields}
     assert keys | {"grid", "set"} <= described
     assert set(SyntheticSection.model_fields) <= set(re.findall(r"`([a-z_]+)`", text))
+
+
+def test_shifts_page_gives_every_kind_with_its_keys_and_defaults(tmp_path):
+    text = (ROOT / "docs/shifts.md").read_text()
+    rows = dict(
+        re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", text.split("## What is")[0], re.MULTILINE)
+    )
+    common = set(ShiftSection.model_fields)
+    for name, kind in KINDS.items():
+        fields = {k: f for k, f in kind.section.model_fields.items() if k not in common}
+        defaults = {k: f.get_default(call_default_factory=True) for k, f in fields.items()}
+        shown = [
+            f"`{k}`" if fields[k].is_required() else f"`{k} = {json.dumps(default)}`"
+            for k, default in defaults.items()
+        ]
+        assert rows[name] == ", ".join(shown)
+    (code,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "shifts.toml").write_text(code)
+    assert len(load_shifts(tmp_path / "shifts.toml").shifts) == 2
 
 
 def test_script_of_the_privacy_page_recomputes_a_run_s_figures(tmp_path, write_site, make_study):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ import typer
 def register(cli: typer.Typer) -> None:
     """Add this group's commands."""
     cli.command()(synthesize)
+    cli.command()(reshape)
     cli.command()(dataset)
 
 
@@ -23,18 +24,39 @@ def synthesize(
     epsilon_per_patient: Annotated[
         float | None, typer.Option(help="Privacy cap in the site files; 8 if it is left away.")
     ] = None,
+    shifts: Annotated[
+        Path | None, typer.Option(help="A file of distribution shifts between the hospitals.")
+    ] = None,
 ) -> None:
     """Write synthetic hospitals: MEDS events, DICOM images, notes, labels, known truth."""
     from simulations.consortium import synthesize as write
+    from simulations.shifts.plan import load_shifts
+    from simulations.shifts.synthetic import synthesize_shifted
 
-    write(
-        out,
-        sites=sites,
-        patients=patients,
-        seed=seed,
-        epsilon_per_patient=epsilon_per_patient,
-        progress=lambda text: print(text, file=sys.stderr),
-    )
+    arguments: dict[str, Any] = {
+        "sites": sites,
+        "patients": patients,
+        "seed": seed,
+        "epsilon_per_patient": epsilon_per_patient,
+        "progress": _tell,
+    }
+    if shifts is None:
+        write(out, **arguments)
+    else:
+        _warn(synthesize_shifted(out, load_shifts(shifts), **arguments))
+    print(out)
+
+
+def reshape(
+    sites: Annotated[Path, typer.Argument(help="A folder with one folder per site.")],
+    shifts: Annotated[Path, typer.Option(help="A file of distribution shifts.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Apply distribution shifts to site folders, real or synthetic; writes new ones."""
+    from simulations.shifts.plan import load_shifts
+    from simulations.shifts.reshape import reshape as write
+
+    _warn(write(sites, load_shifts(shifts), out, _tell))
     print(out)
 
 
@@ -65,3 +87,12 @@ def dataset(
         told = "".join(f", {reason}: {count}" for reason, count in counted.items())
         print(f"{site.site}: {site.patients} patients of {site.rows} rows{told}")
     print(out)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)

@@ -40,13 +40,9 @@ def read_events(folder: Path, subjects: pa.Array) -> tuple[pd.DataFrame, int]:
     Raises:
         UserError: if there is no file, or one is unreadable, or a column is missing or wrong.
     """
-    root = folder / "data" if (folder / "data").is_dir() else folder
-    files = sorted(root.rglob("*.parquet"))
-    if not files:
-        raise UserError(root, "no .parquet file was found; expected MEDS events")
     tables, others = [], set[int]()
-    for file in files:
-        table = _columns(file, EVENT_COLUMNS, OPTIONAL)
+    for file in event_files(folder):
+        table = read_columns(file, EVENT_COLUMNS, OPTIONAL)
         _no_nulls(table, "subject_id", file)
         wanted = pc.is_in(table["subject_id"], value_set=subjects)
         others.update(pc.unique(table["subject_id"].filter(pc.invert(wanted))).to_pylist())
@@ -59,6 +55,19 @@ def read_events(folder: Path, subjects: pa.Array) -> tuple[pd.DataFrame, int]:
     events = events.set_column(at, "numeric_value", marked)
     coded = events.set_column(2, "code", events["code"].dictionary_encode())
     return coded.to_pandas(), len(others)
+
+
+def event_files(folder: Path) -> list[Path]:
+    """Return the parquet files of a MEDS dataset, in the order in which they are read.
+
+    Raises:
+        UserError: if there is none.
+    """
+    root = folder / "data" if (folder / "data").is_dir() else folder
+    files = sorted(root.rglob("*.parquet"))
+    if not files:
+        raise UserError(root, "no .parquet file was found; expected MEDS events")
+    return files
 
 
 def read_labels(file: Path) -> pd.DataFrame:
@@ -84,7 +93,7 @@ def read_labels(file: Path) -> pd.DataFrame:
         "prediction_time": TIME,
         **{name: LABEL_VALUES[name] for name in values},
     }
-    table = _columns(file, columns, ())
+    table = read_columns(file, columns, ())
     _no_nulls(table, "subject_id", file)
     numbers = [table[name].cast(pa.float64(), safe=False) for name in values]
     differ = pc.fill_null(pc.not_equal(numbers[0], numbers[-1]), False)
@@ -110,7 +119,7 @@ def read_splits(folder: Path) -> dict[int, str]:
         raise UserError(
             file, 'there is no such file; split.by = "given" needs it', field="split.by"
         )
-    table = _columns(file, {"subject_id": pa.int64(), "split": pa.string()}, ())
+    table = read_columns(file, {"subject_id": pa.int64(), "split": pa.string()}, ())
     unknown = set(pc.unique(table["split"]).to_pylist()) - {"train", "tuning", "held_out"}
     if unknown:
         raise UserError(
@@ -135,9 +144,16 @@ def _schema(file: Path) -> pa.Schema:
         raise UserError(file, "not a readable parquet file (truncated or another format)") from None
 
 
-def _columns(
+def read_columns(
     file: Path, expected: Mapping[str, pa.DataType], optional: tuple[str, ...]
 ) -> pa.Table:
+    """Read the expected columns of a parquet file, cast to their types.
+
+    An optional column that the file lacks is all null.
+
+    Raises:
+        UserError: if the file is unreadable, or a column is missing or of another kind.
+    """
     schema = _schema(file)
     missing = [name for name in expected if name not in schema.names and name not in optional]
     if missing:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from server.report import plots, tables
 from server.report.faults import faults_table
 from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, read_run_folder
+from server.report.shifts import shift_figure, shift_tables
 
 HERE = Path(__file__).parent
 
@@ -173,6 +174,7 @@ def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, tables.Table]:
         "other_uses": tables.other_uses_table(run.privacy),
         "settings": tables.settings_table(run.study),
         "provenance": tables.provenance_table(run),
+        **(shift_tables(run.shifts) if run.shifts else {}),
     }
 
 
@@ -186,6 +188,8 @@ def _figures(run: RunFolder, name: str, model: ModelMetrics) -> dict[str, plots.
     # local models have scores of their own at each site: no curve is drawn across them
     if summaries := run.summaries.get(name):
         drawn += [plots.roc(summaries), plots.calibration(summaries)]
+    if run.shifts:
+        drawn.append(shift_figure(run.shifts))
     return {figure.name: figure for figure in drawn}
 
 

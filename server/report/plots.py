@@ -68,7 +68,7 @@ def forest(model: ModelMetrics) -> Figure:
         },
         "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
     }
-    layout = _layout("AUROC, 95% interval", "", height=110 + 34 * max(len(names), 3))
+    layout = axes("AUROC, 95% interval", "", height=110 + 34 * max(len(names), 3))
     layout["yaxis"] |= {"autorange": "reversed", "automargin": True, "showgrid": False}
     starts = [v - below for v, (below, _) in zip(values, arms, strict=True) if v is not None]
     layout["xaxis"] |= {"range": [min([0.45, *starts]) - 0.02, 1.01]}
@@ -108,7 +108,7 @@ def learning_curve(rounds: Sequence[Round]) -> Figure:
         "learning",
         "AUROC by round, tuning split",
         f"AUROC on the tuning split over {len(rounds)} rounds, all hospitals {words}.",
-        {"data": traces, "layout": _layout("Round", "AUROC (tuning)")},
+        {"data": traces, "layout": axes("Round", "AUROC (tuning)")},
         Table("AUROC on the tuning split", ["Round", "All hospitals", *sites], rows),
     )
 
@@ -125,7 +125,7 @@ def loss_curve(rounds: Sequence[Round]) -> Figure:
         f"Training loss over {len(rounds)} rounds, {words}.",
         {
             "data": [_overall([one.round for one in rounds], losses)],
-            "layout": _layout("Round", "Training loss", height=300),
+            "layout": axes("Round", "Training loss", height=300),
         },
         Table("Training loss", ["Round", "Loss"], rows),
     )
@@ -146,7 +146,7 @@ def roc(summaries: Mapping[str, ScoreSummary]) -> Figure:
         traces.append(_overall(fp.round(4).tolist(), tp.round(4).tolist(), mode="lines"))
         every = range(0, len(fp), max(1, len(fp) // 20))
         points = [[_td(float(fp[k])), _td(float(tp[k]))] for k in every]
-    layout = _layout("1 − specificity", "Sensitivity", height=520)
+    layout = axes("1 − specificity", "Sensitivity", height=520)
     layout["xaxis"] |= {"range": [-0.01, 1.01]}
     layout["yaxis"] |= {"range": [-0.01, 1.02]}
     layout["shapes"] = [_line(0, 1, 0, 1)]
@@ -184,7 +184,7 @@ def calibration(summaries: Mapping[str, ScoreSummary]) -> Figure:
         "line": {"color": INK, "width": 2.4},
         "marker": {"size": 8, "color": INK},
     }
-    layout = _layout("Predicted risk", "Observed share with the outcome", height=460)
+    layout = axes("Predicted risk", "Observed share with the outcome", height=460)
     layout["xaxis"] |= {"range": [-0.02, 1.02]}
     layout["yaxis"] |= {"range": [-0.05, 1.05]}
     layout["shapes"] = [_line(0, 1, 0, 1)]
@@ -214,7 +214,7 @@ def decision_curve(cell: Cell) -> Figure:
         },
     ]
     top = max([0.1, *(max(point.value or 0, point.treat_all or 0) for point in points)])
-    layout = _layout("Threshold risk", "Net benefit")
+    layout = axes("Threshold risk", "Net benefit")
     layout["yaxis"] |= {"range": [-0.25 * top, 1.15 * top]}
     layout["shapes"] = [_line(0, 1, 0, 0)]
     rows = [
@@ -254,7 +254,8 @@ def _overall(
     return {**shared, "x": list(x), "y": list(y), "line": line, "marker": marker}
 
 
-def _layout(x: str, y: str, height: int = 400) -> dict[str, Any]:
+def axes(x: str, y: str, height: int = 400) -> dict[str, Any]:
+    """The layout of a figure with these axis titles, ``height`` pixels high."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": MUTED, "ticks": "outside"}
     axis |= {"tickcolor": MUTED, "fixedrange": True}
     return {

@@ -114,12 +114,54 @@ class SiteData(BaseModel):
     failure: str = ""
 
 
+class ShiftDistances(BaseModel):
+    """One moment of one site of shifts.json: how far it is from the others; null: not known."""
+
+    patients: int
+    prevalence: Metric
+    prevalence_gap: float
+    total_variation: dict[str, float | None] = {}
+    values: float | None = None
+    dependence: float | None = None
+    image_intensity: float | None = None
+    image_texture: float | None = None
+
+
+class ShiftDone(BaseModel):
+    """What one shift did at one site of shifts.json."""
+
+    number: int
+    kind: str
+    on: str = "records"
+    drawn: dict[str, Any] = {}
+    touched: dict[str, int] = {}
+    note: str = ""
+
+
+class ShiftedSite(BaseModel):
+    """One site of shifts.json."""
+
+    shifts: list[ShiftDone] = []
+    images: dict[str, int] = {}
+    before: ShiftDistances
+    after: ShiftDistances
+
+
+class Shifts(BaseModel):
+    """shifts.json: the distribution shifts of simulated sites."""
+
+    seed: int
+    shifts: list[dict[str, Any]] = []
+    sites: dict[str, ShiftedSite] = {}
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """All that the report is made from.
 
     Args:
         summaries: score summaries of the held-out split by model and site, whole sites only.
+        shifts: of simulated sites that were shifted.
     """
 
     path: Path
@@ -131,6 +173,7 @@ class RunFolder:
     privacy: Privacy
     sites: dict[str, SiteData]
     warnings: list[str]
+    shifts: Shifts | None
 
 
 def read_run_folder(run: Path) -> RunFolder:
@@ -141,7 +184,7 @@ def read_run_folder(run: Path) -> RunFolder:
     """
     if not run.is_dir():
         raise UserError(run, "there is no such run folder", remedy=REMEDY)
-    warnings = run / "warnings.json"
+    warnings, shifts = run / "warnings.json", run / "shifts.json"
     return RunFolder(
         path=run,
         study=_read(run / "study.toml", tomllib.loads, dict[str, Any]),
@@ -152,6 +195,7 @@ def read_run_folder(run: Path) -> RunFolder:
         privacy=_read(run / "privacy.json", _json, Privacy),
         sites=_read(run / "sites.json", _json, dict[str, SiteData]),
         warnings=_read(warnings, _json, list[str]) if warnings.exists() else [],
+        shifts=_read(shifts, _json, Shifts) if shifts.exists() else None,
     )
 
 

@@ -1,0 +1,212 @@
+"""The distribution shifts of a simulation: what was asked, what was done, how far it moved sites.
+
+These numbers are exact and not suppressed: shifts.json exists only where hospitals are simulated.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from server.report.plots import GRID, INK, MUTED, Figure, axes
+from server.report.run_folder import ShiftDistances, ShiftDone, Shifts
+from server.report.tables import Table, Td, metric_text
+
+MEASURES = {
+    "prevalence": "Prevalence, difference",
+    "age": "Age, total variation",
+    "sex": "Sex, total variation",
+    "ethnicity": "Ethnicity, total variation",
+    "codes": "Codes, total variation",
+    "values": "Values, Wasserstein in SD",
+    "dependence": "Value–label correlation, difference",
+    "intensity": "Image grey, Wasserstein",
+    "texture": "Image texture, Wasserstein",
+}
+
+MOST = 20
+"""Codes listed of one shift at one hospital."""
+
+
+def shift_tables(shifts: Shifts) -> dict[str, Table]:
+    """The shifts of the file, every hospital's distances, and what each shift did there."""
+    return {
+        "shifts": _asked(shifts),
+        "shift_sites": _sites(shifts),
+        "shift_done": _done(shifts),
+    }
+
+
+def shift_figure(shifts: Shifts) -> Figure:
+    """How far each hospital is from the others, before and after, by measure."""
+    traces = []
+    for moment, name, colour, symbol in (
+        ("before", "Before", MUTED, "circle-open"),
+        ("after", "After", INK, "circle"),
+    ):
+        points = [
+            (value, MEASURES[key], site)
+            for site, one in sorted(shifts.sites.items())
+            for key, value in _measures(getattr(one, moment)).items()
+            if value is not None
+        ]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": [value for value, _, _ in points],
+                "y": [measure for _, measure, _ in points],
+                "text": [html.escape(site) for _, _, site in points],
+                "marker": {"size": 9, "color": colour, "symbol": symbol, "opacity": 0.8},
+                "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
+            }
+        )
+    layout = axes("Distance from the other hospitals", "", height=420)
+    layout["yaxis"] |= {
+        "automargin": True,
+        "gridcolor": GRID,
+        "categoryorder": "array",
+        "categoryarray": list(reversed(MEASURES.values())),
+    }
+    layout["xaxis"] |= {"rangemode": "tozero"}
+    means = {m: _means(shifts, m) for m in ("before", "after")}
+    rows = [
+        [Td(title), *(_number(means[moment].get(key)) for moment in means)]
+        for key, title in MEASURES.items()
+    ]
+    return Figure(
+        "shifts",
+        "Distance of each hospital from the others",
+        f"How far each of {len(shifts.sites)} hospitals is from the others, pooled, before and "
+        "after the shifts, by measure; one dot a hospital.",
+        {"data": traces, "layout": layout},
+        Table("Mean over hospitals", ["Measure", "Before", "After"], rows),
+    )
+
+
+def _asked(shifts: Shifts) -> Table:
+    rows = []
+    for one in shifts.shifts:
+        known = {"number", "kind", "strength", "sites", "effective"}
+        settings = {key: value for key, value in one.items() if key not in known}
+        names = one.get("sites")
+        rows.append(
+            [
+                Td(f"{one.get('number')}. {_words(one.get('kind'))}"),
+                Td(f"{one.get('effective', 0):g}"),
+                Td(", ".join(names) if names else "all", look="text"),
+                Td(_listed(settings), look="text"),
+            ]
+        )
+    return Table(
+        f"Shifts, in their order (seed {shifts.seed})",
+        ["Shift", "Strength", "Hospitals", "Settings"],
+        rows,
+    )
+
+
+def _sites(shifts: Shifts) -> Table:
+    rows = []
+    for site, one in sorted(shifts.sites.items()):
+        before, after = _measures(one.before), _measures(one.after)
+        interval = metric_text(one.after.prevalence)
+        rows.append(
+            [
+                Td(site),
+                Td(f"{one.after.patients:,}", f"before {one.before.patients:,}"),
+                Td(interval.text, f"{interval.note}; before {_plain(one.before.prevalence.value)}"),
+                *(
+                    Td(_plain(after[key]), f"before {_plain(before[key])}")
+                    for key in MEASURES
+                    if key != "prevalence"
+                ),
+            ]
+        )
+    heads = [title for key, title in MEASURES.items() if key != "prevalence"]
+    return Table(
+        "Realised shift: each hospital against the others, pooled",
+        ["Hospital", "Patients", "Prevalence", *heads],
+        rows,
+        "Prevalence with its 95% interval (Wilson). Values: mean over the codes with numbers. "
+        "Two samples of one population are some distance apart too: compare with the one before.",
+    )
+
+
+def _done(shifts: Shifts) -> Table:
+    rows = []
+    for site, one in sorted(shifts.sites.items()):
+        for done in one.shifts:
+            rows.append(
+                [
+                    Td(site),
+                    Td(f"{done.number}. {_words(done.kind)}", look="text"),
+                    Td(_effect(done), look="text"),
+                    Td(_listed(done.drawn), look="text"),
+                ]
+            )
+        if one.images:
+            rows.append([Td(site), Td("images", look="text"), Td(_listed(one.images), look="text")])
+            rows[-1].append(Td("", look="text"))
+    return Table("What was done at each hospital", ["Hospital", "Shift", "Effect", "Drawn"], rows)
+
+
+def _effect(done: ShiftDone) -> str:
+    if done.note:
+        return f"nothing: {done.note}"
+    if done.on == "model":
+        return "in the model of the hospital, before its patients were drawn"
+    return _listed(done.touched)
+
+
+def _measures(one: ShiftDistances) -> dict[str, float | None]:
+    variation = one.total_variation
+    return {
+        "prevalence": one.prevalence_gap,
+        "age": variation.get("age_band"),
+        **{name: variation.get(name) for name in ("sex", "ethnicity", "codes")},
+        "values": one.values,
+        "dependence": one.dependence,
+        "intensity": one.image_intensity,
+        "texture": one.image_texture,
+    }
+
+
+def _means(shifts: Shifts, moment: str) -> dict[str, float]:
+    known: dict[str, list[float]] = {key: [] for key in MEASURES}
+    for site in shifts.sites.values():
+        for key, value in _measures(getattr(site, moment)).items():
+            if value is not None:
+                known[key].append(value)
+    return {key: sum(values) / len(values) for key, values in known.items() if values}
+
+
+def _number(value: float | None) -> Td:
+    return Td(_plain(value))
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _words(kind: Any) -> str:
+    return str(kind).replace("_", " ")
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{_words(key) if key.islower() else key}: {_shown(value)}" for key, value in values.items()
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        given = [f"{key} {_shown(part)}" for key, part in value.items() if part is not None]
+        more = [f"and {len(given) - MOST} more in shifts.json"] if len(given) > MOST else []
+        return ", ".join([*given[:MOST], *more]) or "none"
+    if isinstance(value, list):
+        return ", ".join(_shown(part) for part in value) or "none"
+    if value == "":
+        return '""'
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,224 @@
+"""Applies the shifts of a file to a folder of sites, real or synthetic, and writes new ones."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.cohort import SPLITS, hashed_places
+from clients.site import Site, find_sites, load_site
+from federation.errors import UserError
+from federation.study import Fractions
+from simulations.shifts.measure import Summary, summarise
+from simulations.shifts.plan import Plan
+from simulations.shifts.record import Done, SiteRecord, write_record
+from simulations.shifts.site_folder import write_site
+from simulations.shifts.tables import SiteTables, read_tables
+
+Progress = Callable[[str], None]
+
+
+def reshape(sites: Path, plan: Plan, out: Path, progress: Progress | None = None) -> list[str]:
+    """Write every site anew as the plan says, and ``out/shifts.json``.
+
+    Equal sites and plans write equal bytes; where no shift acts, the files are those of the site.
+    Sites are read and written one after another. Nothing appears under ``out`` unless all went
+    well.
+
+    Args:
+        sites: a folder with one folder per site.
+        plan: the shifts.
+        out: folder to make; must be empty or absent, and not among the sites.
+        progress: called with one line per site.
+
+    Returns:
+        A line for each shift that did nothing at a site, and why.
+
+    Raises:
+        UserError: if a site cannot be read, the plan does not fit the sites, ``out`` is in use, or
+            a site would be left without patients or with one class only.
+    """
+    found = _named(sites)
+    plan.check_sites(site.name for site in found.values())
+    check_free(out, sites)
+    with staged(out) as folder:
+        records = apply_plan(found, plan, folder, progress or (lambda _: None))
+        write_record(folder, plan, records)
+    return idle_shifts(records)
+
+
+def apply_plan(
+    sites: Mapping[str, Site],
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    *,
+    done_before: Mapping[str, Sequence[Done]] | None = None,
+    originals: Mapping[str, Site] | None = None,
+) -> dict[str, SiteRecord]:
+    """Shift and write every site into a folder.
+
+    Args:
+        sites: by the name of the folder to write.
+        plan: the shifts.
+        folder: to write into.
+        progress: called with one line per site.
+        done_before: by site, what was already done by number; these shifts are not applied again.
+        originals: by folder name, the site to measure as it was before, where that is another.
+
+    Returns:
+        The record of each site, by its name.
+    """
+    names = sorted(site.name for site in sites.values())
+    records = {}
+    for position, (place, site) in enumerate(sites.items(), start=1):
+        before = read_tables(site)
+        if before.patients.empty:
+            raise UserError(site.labels, "no subject has events and a label of 0 or 1")
+        done = list((done_before or {}).get(site.name, ()))
+        after, applied = _shifted(before, plan, names, {one.number for one in done})
+        done = sorted([*done, *applied], key=lambda one: one.number)
+        if done:
+            _check_usable(after, plan)
+        try:
+            images = write_site(before, after, folder / place)
+        except OSError as error:
+            why = error.strerror or "unknown"
+            raise UserError(folder / place, f"cannot be written: {why}") from None
+        original = (originals or {}).get(place)
+        first = summarise(before, site.images)
+        if original is not None:
+            first = summarise(read_tables(original), original.images)
+        last = first
+        if original is not None or after is not before:
+            last = summarise(after, load_site(folder / place).images)
+        records[site.name] = SiteRecord(done, images, first, last)
+        progress(
+            f"{site.name}: {first.patients} -> {last.patients} patients, prevalence "
+            f"{_share(first):.3f} -> {_share(last):.3f} ({position} of {len(sites)})"
+        )
+    return records
+
+
+def idle_shifts(records: Mapping[str, SiteRecord]) -> list[str]:
+    """A line for each shift that did nothing where it should act, with the sites and the reason."""
+    idle: dict[tuple[int, str, str], list[str]] = defaultdict(list)
+    for name, record in sorted(records.items()):
+        for one in record.done:
+            if one.note:
+                idle[one.number, one.kind, one.note].append(name)
+    return [
+        f"shift {number} ({kind}) did nothing at {', '.join(names)}: {note}"
+        for (number, kind, note), names in sorted(idle.items())
+    ]
+
+
+def check_free(out: Path, sites: Path | None = None) -> None:
+    """Check that ``out`` can be written and does not lie among the sites, nor they in it.
+
+    Raises:
+        UserError: if it is in use.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            out, "is in use: expected a new or empty folder", remedy="Give another folder."
+        )
+    if sites is not None and out.resolve().is_relative_to(sites.resolve()):
+        raise UserError(out, f"lies among the sites of {sites}", remedy="Give a folder elsewhere.")
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that becomes it at the end, or vanishes with an error."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(out, f"cannot be made: {error.strerror}") from None
+    try:
+        folder = scratch / out.name
+        folder.mkdir()
+        yield folder
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _named(folder: Path) -> dict[str, Site]:
+    """The sites by the name of their folder; their own names differ too."""
+    found: dict[str, Site] = {}
+    for file in find_sites(folder):
+        site = load_site(file)
+        twin = next((other for other in found.values() if other.name == site.name), None)
+        if twin is not None:
+            raise UserError(
+                file, f'"{site.name}" is also the name of {twin.file}', field="site.name"
+            )
+        found[file.parent.name] = site
+    return found
+
+
+def _shifted(
+    tables: SiteTables, plan: Plan, names: Sequence[str], already: set[int]
+) -> tuple[SiteTables, list[Done]]:
+    done = []
+    for number, shift in enumerate(plan.shifts, start=1):
+        scope = shift.scope(tables.site.name, names)
+        if scope is None or number in already:
+            continue
+        effect = shift.kind.apply(shift.section, tables, scope)
+        tables = effect.tables
+        done.append(
+            Done(
+                number,
+                shift.section.kind,
+                "records",
+                shift.strength,
+                effect.drawn,
+                effect.touched,
+                effect.note,
+            )
+        )
+        if tables.patients.empty:
+            break
+    return tables, done
+
+
+def _check_usable(tables: SiteTables, plan: Plan) -> None:
+    """Refuse a site on which nobody could train."""
+    remedy = "Lower the strength, or name other sites for the shift."
+    patients, name = tables.patients, tables.site.name
+    if patients.empty:
+        raise UserError(plan.file, f"{name} would be left without any patient", remedy=remedy)
+    for what, rows in (("", np.ones(len(patients), bool)), (" in training", _training(tables))):
+        labels = patients["label"].to_numpy()[rows]
+        if len(np.unique(labels)) < 2:
+            raise UserError(
+                plan.file,
+                f"{name} would be left with {len(labels)} patients{what}, "
+                f"{int(labels.sum())} of them with the outcome; expected both classes",
+                remedy=remedy,
+            )
+
+
+def _training(tables: SiteTables) -> NDArray[np.bool_]:
+    """(patients,) who trains: as the site's splits say, else by its key at the usual fractions."""
+    subjects = tables.patients["subject_id"].to_numpy()
+    if tables.splits is not None:
+        return np.array([tables.splits.get(int(s)) == SPLITS[0] for s in subjects])
+    if not (tables.site.state / "patient.key").is_file():
+        return np.ones(len(subjects), bool)
+    return hashed_places(subjects, tables.site.patient_key()) < Fractions().train
+
+
+def _share(summary: Summary) -> float:
+    return summary.positives / summary.patients
