@@ -269,6 +269,7 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
         subgroups={},
         excluded={},
         notices={},
+        arrival=np.concatenate([c.patients.arrival for c in cohorts]),
     )
     modalities = {
         name: ModalityTensor(

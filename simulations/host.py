@@ -98,7 +98,7 @@ class SiteHost:
             if end is not None and time.monotonic() > end:
                 break
             began = time.perf_counter()
-            for reply, twice in self._played(some, instruction):
+            for reply, twice in self._trained(some, instruction):
                 if instruction.fold:
                     folded.take(reply)
                 replies += [reply] * (2 if twice else 1)
@@ -122,6 +122,12 @@ class SiteHost:
     def _answers(self, messages: Sequence[Message]) -> list[Message]:
         contexts = [self._contexts[message.metadata.dst_node_id] for message in messages]
         return answer(list(zip(messages, contexts, strict=True)), self._workbench)
+
+    def _trained(
+        self, messages: Sequence[Message], instruction: Instruction
+    ) -> list[tuple[Message, bool]]:
+        with self._workbench.training(instruction.round):
+            return list(self._played(messages, instruction))
 
     def _played(
         self, messages: Sequence[Message], instruction: Instruction
