@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -35,7 +35,9 @@ def build_app(workbench: Workbench) -> ClientApp:
     app = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
-        return answer([(message, context)], workbench)[0]
+        file = str(context.node_config["site"])
+        (reply,) = answer([Asked(message.metadata.message_type, message.content, file)], workbench)
+        return Message(reply.to_records(), reply_to=message)
 
     app.query("describe")(handle)
     app.query("prepare")(handle)
@@ -44,27 +46,36 @@ def build_app(workbench: Workbench) -> ClientApp:
     return app
 
 
-def answer(asked: Sequence[tuple[Message, Context]], workbench: Workbench) -> list[Message]:
+@dataclass(frozen=True)
+class Asked:
+    """A message to a site: its type, its content, and the site's file."""
+
+    kind: str
+    content: RecordDict
+    file: str
+
+
+def answer(asked: Sequence[Asked], workbench: Workbench) -> list[Reply]:
     """Answer messages: one at a deployed site, those to many sites of one host in a simulation.
 
     What is to be trained is trained between two passes, so that small models of several sites can
     be trained together; each site still answers its own message, through its own gate.
-    """
-    begun = [guarded(partial(_begin, message, context, workbench)) for message, context in asked]
-    rounds = [one.result for one in begun if isinstance(one, Begun)]
-    fits = [one.fit for one in rounds if isinstance(one, Round)]
-    fitted = train_all(fits, workbench)
 
-    def ended(one: Begun) -> RecordDict:
+    Returns:
+        What leaves: every reply has passed the gate, or is a status alone.
+    """
+    instructions = _Instructions()
+    begun = [guarded(partial(_begin, one, instructions, workbench)) for one in asked]
+    rounds = [one.result for one in begun if isinstance(one, Begun)]
+    fitted = train_all([one.fit for one in rounds if isinstance(one, Round)], workbench)
+
+    def ended(one: Begun) -> Reply:
         reply = one.result
         if isinstance(reply, Round):
             reply = reply.reply(next(fitted)())
         return released(reply, one.site.policy, one.study)
 
-    return [
-        Message(guarded(partial(ended, one)) if isinstance(one, Begun) else one, reply_to=message)
-        for one, (message, _) in zip(begun, asked, strict=True)
-    ]
+    return [guarded(partial(ended, one)) if isinstance(one, Begun) else one for one in begun]
 
 
 @dataclass(frozen=True)
@@ -76,18 +87,29 @@ class Begun:
     study: Study
 
 
-def _begin(message: Message, context: Context, workbench: Workbench) -> Begun:
-    try:
-        instruction = Instruction.from_records(message.content)
-    except ValueError:
-        raise TakesNoPart("not an instruction of this version") from None
-    file = str(context.node_config["site"])
-    site = workbench.site(file)
+class _Instructions:
+    """Reads messages, and those that share their content once."""
+
+    def __init__(self) -> None:
+        self._read: dict[int, Instruction] = {}
+
+    def of(self, content: RecordDict) -> Instruction:
+        if id(content) not in self._read:
+            try:
+                self._read[id(content)] = Instruction.from_records(content)
+            except ValueError:
+                raise TakesNoPart("not an instruction of this version") from None
+        return self._read[id(content)]
+
+
+def _begin(asked: Asked, instructions: _Instructions, workbench: Workbench) -> Begun:
+    instruction = instructions.of(asked.content)
+    site = workbench.site(asked.file)
     _check_vocabulary(instruction, workbench)
     _check_policy(instruction, site)
     _check_simulation(instruction, site, workbench)
-    handler = HANDLERS[message.metadata.message_type]
-    return Begun(handler(instruction, file, site, workbench), site, instruction.study)
+    handler = HANDLERS[asked.kind]
+    return Begun(handler(instruction, asked.file, site, workbench), site, instruction.study)
 
 
 def describe(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
@@ -185,10 +207,11 @@ def _model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatMo
     """Return the study's model, for which the weights that were sent are fit."""
     model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
     weights = instruction.weights
-    if weights is None or len(weights) != len(model.vector) or not np.isfinite(weights).all():
+    if weights is None or len(weights) != len(model.vector):
         raise TakesNoPart("not an instruction of this version")
     private = instruction.study.privacy.mechanism == "dp_sgd"
-    if private and np.abs(weights).max(initial=0.0) > LARGEST_WEIGHT:
+    largest = instruction.largest_weight
+    if not math.isfinite(largest) or (private and largest > LARGEST_WEIGHT):
         raise TakesNoPart("not an instruction of this version")
     return model
 

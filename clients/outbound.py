@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import RecordDict
 
 from clients.site import PolicySection
 from federation.bodies import (
@@ -49,34 +48,34 @@ class GateClosed(Exception):
     """Something was about to leave that must not."""
 
 
-def guarded(step: Callable[[], T]) -> T | RecordDict:
+def guarded(step: Callable[[], T]) -> T | Reply:
     """Take a step of answering; if anything is wrong, return a status without a word of it."""
     try:
         return step()
     except TakesNoPart as reason:
-        return Reply(reason.status).to_records()
+        return Reply(reason.status)
     except BudgetSpent as refusal:
         logger.warning("refused: %s", refusal)
-        return Reply("the privacy budget of the site's patients does not allow it").to_records()
+        return Reply("the privacy budget of the site's patients does not allow it")
     except Refused as refusal:
         logger.warning("refused: %s", refusal)
-        return Reply("refused by the site's policy").to_records()
+        return Reply("refused by the site's policy")
     except UserError as error:
         logger.error("%s", error)
-        return Reply("the site's files need attention").to_records()
+        return Reply("the site's files need attention")
     except Exception:
         logger.exception("the site failed")
-        return Reply("the site failed").to_records()
+        return Reply("the site failed")
 
 
-def released(reply: Reply, policy: PolicySection, study: Study) -> RecordDict:
+def released(reply: Reply, policy: PolicySection, study: Study) -> Reply:
     """Let a reply pass the gate.
 
     Raises:
         GateClosed: naming the rule that forbids it.
     """
     check(reply, policy, study.privacy.mechanism == "dp_sgd")
-    return reply.to_records()
+    return reply
 
 
 def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:

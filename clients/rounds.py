@@ -36,10 +36,9 @@ class Round:
 def plain_round(instruction: Instruction, site: Site, model: FlatModel, cohort: Cohort) -> Round:
     """Train on the site's patients; nothing but suppression protects them."""
     study, minimum = instruction.study, site.policy.minimum_cell
-    rows, start = cohort.patients.splits["train"], _weights(instruction)
-    behind = {name: int(m.present[rows].sum()) for name, m in cohort.modalities.items()}
-    behind["fusion"] = len(rows)
-    weights = {part.name: _weight(behind[part.name], len(rows), minimum) for part in model.parts}
+    patients, start = len(cohort.patients.splits["train"]), _weights(instruction)
+    behind = {**cohort.trained_on, "fusion": patients}
+    weights = {part.name: _weight(behind[part.name], patients, minimum) for part in model.parts}
     generator = functools.partial(
         torch_generator,
         study.study.seed,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ from clients.training import (
     Fitted,
     PlainFit,
     PrivateFit,
-    batches,
     drop_modalities,
     make_optimizer,
     positive_weight,
+    shuffled,
     train_alone,
 )
 from clients.workbench import Workbench
@@ -125,50 +124,29 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
         fits: as many as the stacked model has copies.
         stacked: of the fits' model.
     """
-    training, dropout = fits[0].study.training, fits[0].study.fusion.modality_dropout
+    study = fits[0].study
+    training, dropout = study.training, study.fusion.modality_dropout
     size = _multiple(training.batch_size, EVEN)
-    window = 1 if dropout else WINDOW  # dropout is drawn between batches
-    generators = [fit.generator() for fit in fits]
-    sources = [batches(f.rows, training, g) for f, g in zip(fits, generators, strict=True)]
-    weights = [positive_weight(fit.cohort.labels[fit.rows], fit.study) for fit in fits]
-    balanced = any(weight is not None for weight in weights)
-    per_row = torch.cat([(torch.ones(()) if w is None else w).expand(size) for w in weights])
-    per_row = _filled(per_row.to(stacked.device))
-    ends = [training.steps(len(fit.rows)) for fit in fits]
+    passes = [_Passes(fit, size) for fit in fits]
+    weight = _positive_weights(fits, size)
+    ends = [one.steps for one in passes]
     losses: list[list[float]] = [[] for _ in fits]
-
-    def gathered() -> Iterator[tuple[Rows, Tensor]]:
-        while True:
-            chosen = [list(islice(source, window)) for source in sources]
-            steps = max(map(len, chosen))
-            if not steps:
-                return
-            sizes = [[len(b) for b in some] + [0] * (steps - len(some)) for some in chosen]
-            rows = [_padded(some, steps, size) for some in chosen]
-            together = _inputs(fits, rows, steps, size)
-            for step, n in enumerate(torch.tensor(sizes).t()):
-                yield _at(together, step), n
-
     optimizer = make_optimizer(stacked.vector, training.optimizer)
     results = _Results(fits, stacked)
-    for step, ((values, present, labels), n) in enumerate(gathered(), start=1):
+    for step, ((values, present, labels), sizes) in enumerate(_batches(fits, passes, size), 1):
         if dropout:
-            present = _dropped(present, n.tolist(), dropout, [_uniform(g) for g in generators])
-        factors = _shares(n, size, stacked.device)
+            present = _dropped(present, sizes, dropout, [one.uniform for one in passes])
+        factors = _shares(torch.tensor(sizes), size, stacked.device)
 
         def loss(logits: Tensor, labels: Tensor = labels) -> Tensor:
             found = binary_cross_entropy_with_logits(
-                _filled(logits),
-                _filled(labels),
-                reduction="none",
-                pos_weight=per_row if balanced else None,
+                _filled(logits), _filled(labels), reduction="none", pos_weight=weight
             )
             return found[: len(logits)]
 
         found = stacked.set_gradient(values, present, loss, factors)
-        for one, mean in zip(
-            losses, (found * factors).view(len(fits), -1).sum(1).tolist(), strict=True
-        ):
+        means = (found * factors).view(len(fits), -1).sum(1)
+        for one, mean in zip(losses, means.tolist(), strict=True):
             one.append(mean)
         optimizer.step()
         results.keep(step, ends)
@@ -248,6 +226,68 @@ def _sample_size(fit: Fit) -> int:
     return _multiple(math.ceil(expected + ROOM * math.sqrt(expected)), EVEN)
 
 
+class _Passes:
+    """A site's passes over its training patients, batch by batch.
+
+    Attributes:
+        steps: how many batches the round has.
+    """
+
+    def __init__(self, fit: PlainFit, size: int):
+        self._rows, self._generator = fit.rows, fit.generator()
+        self._batch, self._size = fit.study.training.batch_size, size
+        self._order = self._rows[:0].view(0, size)
+        self.steps = self._left = fit.study.training.steps(len(self._rows))
+
+    @property
+    def ready(self) -> int:
+        """How many batches are left of the pass; a new one begins with the draw of its order."""
+        if not len(self._order) and self._left:
+            order = shuffled(self._rows, self._generator)
+            full = pad(order, (0, -len(order) % self._batch)).view(-1, self._batch)
+            self._order = pad(full, (0, self._size - self._batch))[: self._left]
+            self._unseen = len(order)
+        return len(self._order)
+
+    def take(self, batches: int) -> tuple[Tensor, list[int]]:
+        """Return the next batches, (batches * size,) rows, and how many of each batch are real.
+
+        After the last one there are batches of nobody.
+        """
+        sizes = [min(self._batch, max(self._unseen - k * self._batch, 0)) for k in range(batches)]
+        taken, self._order = self._order[:batches], self._order[batches:]
+        if not len(taken):
+            return torch.zeros(batches * self._size, dtype=torch.long), [0] * batches
+        self._unseen -= sum(sizes)
+        self._left -= batches
+        return taken.flatten(), sizes
+
+    def uniform(self, size: int) -> Tensor:
+        """Return numbers in [0, 1), (size,)."""
+        return torch.rand(size, generator=self._generator)
+
+
+def _batches(
+    fits: Sequence[Fit], passes: Sequence[_Passes], size: int
+) -> Iterator[tuple[Rows, list[int]]]:
+    """Yield each step's batches of all sites, and how many patients each site has in its own."""
+    while any(ready := [one.ready for one in passes]):
+        window = min(WINDOW, *(number for number in ready if number), WINDOW)
+        taken = [one.take(window) for one in passes]
+        together = _inputs(fits, [rows for rows, _ in taken], window, size)
+        for step in range(window):
+            yield _at(together, step), [sizes[step] for _, sizes in taken]
+
+
+def _positive_weights(fits: Sequence[PlainFit], size: int) -> Tensor | None:
+    """Return what a positive patient weighs, by row; None if as much as a negative one."""
+    if fits[0].study.training.loss.class_weight == "none":
+        return None
+    found = [positive_weight(fit.cohort.labels[fit.rows], fit.study) for fit in fits]
+    each = [(torch.ones(()) if weight is None else weight).expand(size) for weight in found]
+    return _filled(torch.cat(each).to(fits[0].model.device))
+
+
 class _Results:
     """The weights of each site, as they were after its last step."""
 
@@ -316,10 +356,6 @@ def _shares(sizes: Tensor, size: int, device: torch.device) -> Tensor:
     """Return what each row weighs in the mean of its site's batch, (sites * size,) float32."""
     filled = torch.arange(size) < sizes.unsqueeze(1)
     return (filled / sizes.clamp(min=1).unsqueeze(1)).flatten().to(device)
-
-
-def _uniform(generator: torch.Generator) -> Callable[[int], Tensor]:
-    return lambda size: torch.rand(size, generator=generator)
 
 
 def _dropped(

@@ -181,13 +181,17 @@ def drop_modalities(
 def batches(
     rows: Tensor, training: TrainingSection, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Yield the rows of each batch, shuffled: whole passes, or steps over as many as needed."""
+    """Yield the rows of each batch: whole passes, or steps over as many as needed."""
     left = training.steps(len(rows))
     while left:
-        order = rows[torch.randperm(len(rows), generator=generator)]
-        for batch in torch.split(order, training.batch_size)[:left]:
+        for batch in torch.split(shuffled(rows, generator), training.batch_size)[:left]:
             left -= 1
             yield batch
+
+
+def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Return rows in the order of a pass."""
+    return rows[torch.randperm(len(rows), generator=generator)]
 
 
 class FlatSgd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,14 @@ class Cohort:
             {name: value.to(device) for name, value in values.items()},
             {name: mask.to(device) for name, mask in present.items()},
         )
+
+    @functools.cached_property
+    def trained_on(self) -> dict[str, int]:
+        """How many of the training patients have each modality."""
+        rows = self.patients.splits["train"]
+        return {
+            name: int(modality.present[rows].sum()) for name, modality in self.modalities.items()
+        }
 
     @property
     def unusable(self) -> dict[str, int]:

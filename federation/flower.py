@@ -19,12 +19,12 @@ OFFLINE = {
 
 os.environ.update(OFFLINE)
 
-from flwr.app import Context, Message, RecordDict  # noqa: E402  (reads the environment)
+from flwr.app import Message  # noqa: E402  (reads the environment)
 from flwr.proto.node_pb2 import NodeInfo  # noqa: E402
 from flwr.supercore.run import Run  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
-__all__ = ["NodeInfo", "Run", "simulated_context", "stamp", "take_simulated_identity"]
+__all__ = ["NodeInfo", "Run", "stamp", "take_simulated_identity"]
 
 SIMULATED_RUN = 1
 COORDINATOR = 1
@@ -41,14 +41,3 @@ def take_simulated_identity() -> None:
 def stamp(message: Message, message_id: str) -> None:
     """Give a message the id that a SuperLink would give it."""
     message.metadata.__dict__["_message_id"] = message_id
-
-
-def simulated_context(node_id: int, site_file: str) -> Context:
-    """Return the context that a SuperNode would hand to its ClientApp."""
-    return Context(
-        run_id=SIMULATED_RUN,
-        node_id=node_id,
-        node_config={"site": site_file},
-        state=RecordDict(),
-        run_config={},
-    )

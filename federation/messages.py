@@ -80,6 +80,12 @@ class Instruction:
     clip: float | None = None
     witness: LedgerHead | None = None
 
+    @functools.cached_property
+    def largest_weight(self) -> float:
+        """Largest absolute value of the weights; not a number if one of them is not."""
+        assert self.weights is not None
+        return float(np.abs(self.weights).max(initial=0.0))
+
     def to_records(self) -> RecordDict:
         """Encode for Flower."""
         task: dict[str, Any] = {

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCALE_BITS = 32
+SCALE = 2.0**SCALE_BITS
 LARGEST_CHANGE = 2.0**7
 LARGEST_TOTAL_WEIGHT = 2**23
 """2^32 x 2^7 x 2^23 = 2^62: a sum within these bounds cannot overflow an int64.
@@ -78,8 +79,10 @@ class WeightedSum:
         for part in self.parts:
             weight = weights[part.name]
             if weight:
-                scaled = np.ldexp(update[part.start : part.stop].astype(np.float64), SCALE_BITS)
-                self.values[part.start : part.stop] += np.rint(scaled).astype(np.int64) * weight
+                # A product with a power of two is exact, as is ldexp, which takes ten times longer.
+                scaled = np.multiply(update[part.start : part.stop], SCALE, dtype=np.float64)
+                fixed = np.rint(scaled, out=scaled).astype(np.int64)
+                self.values[part.start : part.stop] += np.multiply(fixed, weight, out=fixed)
         self._add_weights(weights)
         self.members += 1
 

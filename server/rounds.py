@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -280,7 +280,7 @@ def _train_round(
         "sites": dict(sorted(sites.items())),
         "seconds": round(time.perf_counter() - began, 3),
         "bytes": {
-            "sent": sum(size(records) for records in instructions.values()),
+            "sent": _sent(instructions.values()),
             "received": received,
         },
     }
@@ -289,6 +289,17 @@ def _train_round(
     if task.exchange.struck is not None:
         record["faults"] = task.exchange.struck(record["asked"], round_, task.model)
     return record, updates
+
+
+def _sent(instructions: Iterable[RecordDict]) -> int:
+    """Return the bytes of all instructions, of which most are one and the same."""
+    same: dict[int, int] = {}
+    total = 0
+    for records in instructions:
+        if id(records) not in same:
+            same[id(records)] = size(records)
+        total += same[id(records)]
+    return total
 
 
 def _note_absent(record: RoundRecord, known: set[str], connected: set[str]) -> None:

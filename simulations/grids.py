@@ -16,16 +16,18 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from federation.flower import NodeInfo, Run, stamp, take_simulated_identity
 from federation.models.stacked import MOST_AT_ONCE
 from federation.study import Study
 from simulations.faults import Faults
-from simulations.host import Inspection, SiteHost, chunks
+from simulations.host import Arrival, Inspection, Order, SiteHost, chunks
 
 FIRST_NODE = 100
+HOST_LOST = 1
+"""Code of the error in the place of a reply whose process is gone."""
 
 
 class SimulatedGrid(Grid):
@@ -140,6 +142,12 @@ class SimulatedGrid(Grid):
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         """Answer messages, yielding replies as they come, until the time ``end``."""
 
+    def _reply(self, arrival: Arrival, messages: Sequence[Message]) -> Message:
+        message, content = messages[arrival.place], arrival.content
+        if content is None:
+            return Message(Error(HOST_LOST, "the site's process was lost"), reply_to=message)
+        return Message(content, reply_to=message)
+
     def _stamped(self, messages: Iterable[Message]) -> list[Message]:
         stamped = list(messages)
         for message in stamped:
@@ -167,5 +175,14 @@ class LocalGrid(SimulatedGrid):
         self._host.use_faults(faults)
 
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
-        for chunk in chunks(messages, MOST_AT_ONCE):
-            yield from self._host.run(chunk, end)
+        for chunk in chunks(orders(messages), MOST_AT_ONCE):
+            for arrival in self._host.run(chunk, end):
+                yield self._reply(arrival, messages)
+
+
+def orders(messages: Sequence[Message]) -> list[Order]:
+    """Return what a host has to know of messages."""
+    return [
+        Order(place, message.metadata.dst_node_id, message.metadata.message_type, message.content)
+        for place, message in enumerate(messages)
+    ]

@@ -8,16 +8,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from flwr.app import Error, Message
+from flwr.app import RecordDict
 
-from clients.app import answer
+from clients.app import Asked, answer
 from clients.budget import check_terms
 from clients.workbench import choose_device
 from federation.collect import UpdateSum
 from federation.errors import UserError
-from federation.flower import simulated_context, take_simulated_identity
 from federation.messages import TRAIN, Instruction, Reply, partial_records
 from federation.models.stacked import MOST_AT_ONCE, can_stack
 from federation.study import Study
@@ -26,8 +26,7 @@ from simulations.faults import Fate, Faults
 from simulations.tampering import attacked, corrupted
 from simulations.workbench import POOLED, SimulatedWorkbench
 
-HOST_LOST = 1
-"""Code of the error in the place of a reply whose process is gone."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,25 @@ class Inspection:
     training: int = 0
 
 
+class Order(NamedTuple):
+    """A message to a site of a host, told apart by the place that it has for the sender.
+
+    The content is records; on its way to another process, a reference to them.
+    """
+
+    place: int
+    node: int
+    kind: str
+    content: Any
+
+
+class Arrival(NamedTuple):
+    """What arrives of a site's answer: None if its process is lost."""
+
+    place: int
+    content: RecordDict | None
+
+
 class SiteHost:
     """Plays many sites in one process, with the very code that is deployed.
 
@@ -65,47 +83,47 @@ class SiteHost:
     """
 
     def __init__(self, sites: Mapping[int, str], pooled: int, store: Path, together: bool = True):
-        take_simulated_identity()
-        files = {**sites, pooled: POOLED}
+        self._files = {**sites, pooled: POOLED}
         ordered = [sites[node] for node in sorted(sites)]
         self._workbench = SimulatedWorkbench(ordered, store, together)
-        self._contexts = {node: simulated_context(node, file) for node, file in files.items()}
         self._faults: Faults | None = None
         self.seconds: dict[int, float] = {}
 
-    def run(self, messages: Sequence[Message], end: float | None = None) -> list[Message]:
+    def run(self, orders: Sequence[Order], end: float | None = None) -> list[Arrival]:
         """Answer each message as its site; where asked to, send one sum instead of the updates.
 
         Args:
-            messages: of one type.
+            orders: of one type.
             end: the time, by ``time.monotonic()``, after which no further site is started.
 
         Returns:
-            Replies; a site that a simulated fault keeps from answering has none.
+            Answers; a site that a simulated fault keeps from answering has none.
         """
-        if not messages:
+        if not orders:
             return []
-        if messages[0].metadata.message_type != TRAIN:
-            asked = itertools.takewhile(lambda _: end is None or time.monotonic() <= end, messages)
-            return [self._answers([message])[0] for message in asked]
-        instruction = Instruction.from_records(messages[0].content)
+        if orders[0].kind != TRAIN:
+            asked = itertools.takewhile(lambda _: end is None or time.monotonic() <= end, orders)
+            return [Arrival(o.place, self._answers([o])[0].to_records()) for o in asked]
+        instruction = Instruction.from_records(orders[0].content)
         study, vocabulary = instruction.study, instruction.vocabulary
         model = self._workbench.model(study, vocabulary)
         at_once = MOST_AT_ONCE if self._workbench.together and can_stack(model) else 1
         folded = _Folded(UpdateSum(model.parts, study.strategy, instruction.clip))
-        replies: list[Message] = []
-        for some in chunks(messages, at_once):
+        arrivals: list[Arrival] = []
+        for some in chunks(orders, at_once):
             if end is not None and time.monotonic() > end:
                 break
             began = time.perf_counter()
-            for reply, twice in self._trained(some, instruction):
-                if instruction.fold:
-                    folded.take(reply)
-                replies += [reply] * (2 if twice else 1)
+            for place, reply, twice in self._played(some, instruction):
+                if reply is not None and instruction.fold:
+                    arrival = Arrival(place, folded.records(reply))
+                else:
+                    arrival = Arrival(place, None if reply is None else reply.to_records())
+                arrivals += [arrival] * (2 if twice else 1)
             share = (time.perf_counter() - began) / len(some)
-            self.seconds |= {message.metadata.dst_node_id: share for message in some}
+            self.seconds |= {order.node: share for order in some}
         folded.deliver()
-        return replies
+        return arrivals
 
     def use_faults(self, faults: Faults | None) -> None:
         """Play faults in the rounds that follow."""
@@ -119,27 +137,23 @@ class SiteHost:
         """Read some sites' cohorts now, and report what was excluded or cannot be read."""
         return [self._inspect(node, study) for node in nodes]
 
-    def _answers(self, messages: Sequence[Message]) -> list[Message]:
-        contexts = [self._contexts[message.metadata.dst_node_id] for message in messages]
-        return answer(list(zip(messages, contexts, strict=True)), self._workbench)
-
-    def _trained(
-        self, messages: Sequence[Message], instruction: Instruction
-    ) -> list[tuple[Message, bool]]:
-        with self._workbench.training(instruction.round):
-            return list(self._played(messages, instruction))
+    def _answers(self, orders: Sequence[Order], training: int | None = None) -> list[Reply]:
+        asked = [Asked(order.kind, order.content, self._files[order.node]) for order in orders]
+        with self._workbench.training(training):
+            return answer(asked, self._workbench)
 
     def _played(
-        self, messages: Sequence[Message], instruction: Instruction
-    ) -> Iterator[tuple[Message, bool]]:
-        """Train sites, and yield the replies that arrive; and whether one does so twice."""
-        faults = self._faults
+        self, orders: Sequence[Order], instruction: Instruction
+    ) -> Iterator[tuple[int, Reply | None, bool]]:
+        """Train sites; yield what arrives of their replies, by place, and whether it does twice."""
+        faults, round_ = self._faults, instruction.round
         if faults is None:
-            yield from ((reply, False) for reply in self._answers(messages))
+            for order, reply in zip(orders, self._answers(orders, round_), strict=True):
+                yield order.place, reply, False
             return
-        files = [self._file(message) for message in messages]
+        files = [self._files[order.node] for order in orders]
         names = [self._workbench.site(file).name for file in files]
-        fates = [faults.fate(name, instruction.round, instruction.model) for name in names]
+        fates = [faults.fate(name, round_, instruction.model) for name in names]
         there = [i for i, fate in enumerate(fates) if fate.asked]
         attacks = {
             files[i]: (attack, faults.poison_seed(names[i]))
@@ -147,22 +161,18 @@ class SiteHost:
             if (attack := fates[i].attack) is not None
         }
         with self._workbench.attacked(attacks):
-            replies = self._answers([messages[i] for i in there])
+            replies = self._answers([orders[i] for i in there], round_)
         deadline = instruction.study.strategy.round_deadline_seconds
         for i, reply in zip(there, replies, strict=True):
             fate = fates[i]
             if fate.crashes:
-                yield Message(Error(HOST_LOST, "the site crashed"), reply_to=messages[i]), False
+                yield orders[i].place, None, False
             elif not dataclasses.replace(fate, corruption=None).missing(deadline):
-                rng = faults.corruption_generator(names[i], instruction.round)
-                _tamper(reply, fate, rng)
-                yield reply, fate.duplicated
-
-    def _file(self, message: Message) -> str:
-        return str(self._contexts[message.metadata.dst_node_id].node_config["site"])
+                rng = faults.corruption_generator(names[i], round_)
+                yield orders[i].place, _tampered(reply, fate, rng), fate.duplicated
 
     def _inspect(self, node: int, study: Study) -> Inspection:
-        file = str(self._contexts[node].node_config["site"])
+        file = self._files[node]
         try:
             site = self._workbench.site(file)
             private = study.privacy.mechanism == "dp_sgd"
@@ -191,46 +201,44 @@ class SiteHost:
 
 
 class _Folded:
-    """The sum of a host's updates, which the last reply that was added carries for all."""
+    """The sum of a host's updates, which the last records of one that was added carry for all."""
 
     def __init__(self, updates: UpdateSum):
         self._updates = updates
-        self._carrier: Message | None = None
+        self._carrier: RecordDict | None = None
 
-    def take(self, message: Message) -> None:
-        """Take the update out of a reply as soon as it is there."""
-        if message.has_error():
-            return
-        reply = Reply.from_records(message.content, TRAIN)
+    def records(self, reply: Reply) -> RecordDict:
+        """Encode a reply, its update taken out as soon as it is there."""
         if reply.update is None:
-            return
-        if rejected := self._updates.take(reply):
-            message.content = Reply("ok", reply.body, rejected=rejected).to_records()
-        else:
-            del message.content["update"]
-            self._carrier = message
+            return reply.to_records()
+        rejected = self._updates.take(reply)
+        records = Reply(reply.status, reply.body, rejected=rejected).to_records()
+        if not rejected:
+            self._carrier = records
+        return records
 
     def deliver(self) -> None:
         """Put the sum into the carrier."""
         if self._carrier is not None:
-            self._carrier.content.update(partial_records(self._updates.total))
+            self._carrier.update(partial_records(self._updates.total))
 
 
-def _tamper(message: Message, fate: Fate, rng: np.random.Generator) -> None:
+def _tampered(reply: Reply, fate: Fate, rng: np.random.Generator) -> Reply:
     """Do to a reply's update what a hostile site or a bad line does to it."""
-    if "update" not in message.content or not (fate.attack or fate.corruption):
-        return
-    reply = Reply.from_records(message.content, TRAIN)
     update = reply.update
-    assert update is not None
-    if fate.attack is not None:
+    if update is not None and fate.attack is not None:
         update = attacked(update, fate.attack)
-    if fate.corruption is not None:
+    if update is not None and fate.corruption is not None:
         update = corrupted(update, fate.corruption, rng)
-    message.content = dataclasses.replace(reply, update=update).to_records()
+    return reply if update is reply.update else dataclasses.replace(reply, update=update)
 
 
-def chunks(messages: Sequence[Message], size: int) -> Iterator[list[Message]]:
-    """Yield messages in lists of at most a size."""
-    for start in range(0, len(messages), size):
-        yield list(messages[start : start + size])
+def chunks(items: Sequence[T], most: int) -> Iterator[list[T]]:
+    """Yield items in lists of about equal length, at most ``most``.
+
+    >>> [len(chunk) for chunk in chunks(range(100), 32)]
+    [25, 25, 25, 25]
+    """
+    size = -(-len(items) // max(-(-len(items) // most), 1))
+    for start in range(0, len(items), max(size, 1)):
+        yield list(items[start : start + size])

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Error, Message
+from flwr.app import Message
 
 from federation.errors import UserError, WardroundError
-from federation.flower import stamp
 from federation.messages import TRAIN, Instruction
 from federation.models.build import build_model
 from federation.models.stacked import MOST_AT_ONCE, can_stack
 from federation.study import Study
 from simulations.cluster import absent, cores_alive, gpus, packed, start_ray, unpack
 from simulations.faults import Faults
-from simulations.grids import SimulatedGrid
-from simulations.host import HOST_LOST, Inspection, SiteHost, chunks
+from simulations.grids import SimulatedGrid, orders
+from simulations.host import Arrival, Inspection, Order, SiteHost, chunks
 from simulations.schedule import Costs, spread
 
 CHUNK = 16
@@ -31,17 +30,6 @@ AT_AN_ACTOR = 2
 """Calls at an actor at once, so that it never idles."""
 RETRIES = 2
 READY_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """A message on its way to a host; messages with the same content share one copy of it."""
-
-    message_id: str
-    node: int
-    message_type: str
-    group: str
-    content: Any
 
 
 class RayHost:
@@ -65,27 +53,18 @@ class RayHost:
             self._made = SiteHost(self._sites, *self._rest)
         return self._made
 
-    def run(self, envelopes: Sequence[Envelope]) -> tuple[list[Message], dict[int, float]]:
-        """Open the envelopes and answer them.
+    def run(self, orders: Sequence[Order]) -> tuple[list[Arrival], dict[int, float]]:
+        """Answer messages, whose contents are references to the object store.
 
         Returns:
-            The replies, and the seconds that each site's training took.
+            The answers, and the seconds that each site's training took.
         """
         import ray
 
-        contents = {content: ray.get(content) for content in {e.content for e in envelopes}}
-        messages = []
-        for envelope in envelopes:
-            message = Message(
-                contents[envelope.content],
-                dst_node_id=envelope.node,
-                message_type=envelope.message_type,
-                group_id=envelope.group,
-            )
-            stamp(message, envelope.message_id)
-            messages.append(message)
-        replies = self._host.run(messages)
-        return replies, {e.node: self._host.seconds.get(e.node, 0.0) for e in envelopes}
+        contents = {order.content: ray.get(order.content) for order in orders}
+        opened = [order._replace(content=contents[order.content]) for order in orders]
+        arrivals = self._host.run(opened)
+        return arrivals, {o.node: self._host.seconds.get(o.node, 0.0) for o in orders}
 
     def inspect(self, nodes: Sequence[int], study: Study) -> list[Inspection]:
         """Read some sites' cohorts."""
@@ -133,7 +112,7 @@ class RayHost:
 class _Work:
     """Messages that one host answers in one call."""
 
-    messages: list[Message]
+    orders: list[Order]
     tries: int = 0
     started: int = 0
 
@@ -282,7 +261,9 @@ class RayGrid(SimulatedGrid):
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         shared = {id(m.content): m.content for m in messages}
         references = {key: self._ray.put(content) for key, content in shared.items()}
-        queues = self._queues(messages)
+        sent = [o._replace(content=references[id(o.content)]) for o in orders(messages)]
+        together = self._trained_together(messages[0]) if messages else False
+        queues = self._queues(sent, together)
         flying: dict[Any, tuple[int, _Work]] = {}
 
         def launch(worker: int) -> None:
@@ -291,8 +272,7 @@ class RayGrid(SimulatedGrid):
                 if work is None:
                     return
                 work.started = next(self._calls)
-                envelopes = [_envelope(m, references[id(m.content)]) for m in work.messages]
-                flying[self._actors[worker].run.remote(envelopes)] = worker, work
+                flying[self._actors[worker].run.remote(work.orders)] = worker, work
 
         for worker in list(self._actors):
             launch(worker)
@@ -305,30 +285,26 @@ class RayGrid(SimulatedGrid):
                 return
             worker, work = flying.pop(done[0])
             try:
-                replies, seconds = self._ray.get(done[0])
+                arrivals, seconds = self._ray.get(done[0])
             except self._ray.exceptions.RayActorError:
-                yield from self._recover(worker, work, flying, queues)
+                arrivals, seconds = self._recover(worker, work, flying, queues), {}
             except self._ray.exceptions.RayError:  # the host raised and lives, out of memory say
-                yield from _lost(work)
-            else:
-                self._costs.note(seconds)
-                yield from replies
+                arrivals, seconds = _lost(work), {}
+            self._costs.note(seconds)
+            for arrival in arrivals:
+                yield self._reply(arrival, messages)
             for other in list(self._actors):
                 launch(other)
 
-    def _queues(self, messages: Sequence[Message]) -> dict[int, deque[_Work]]:
+    def _queues(self, sent: Sequence[Order], together: bool) -> dict[int, deque[_Work]]:
         """Group messages by actor, in chunks that keep all actors busy to the end."""
-        by_node = {message.metadata.dst_node_id: message for message in messages}
+        by_node = {order.node: order for order in sent}
         mine = spread(self._costs.of(by_node), list(self._actors), self._costs.homes)
-        together = self._trained_together(messages[0]) if messages else False
         queues = {}
         for worker, nodes in mine.items():
-            if together:
-                size = min(MOST_AT_ONCE, -(-len(nodes) // (1 if len(nodes) <= CHUNK else 2)))
-            else:
-                size = min(CHUNK, (len(nodes) + 3) // 4)
+            most = MOST_AT_ONCE if together else min(CHUNK, max((len(nodes) + 3) // 4, 1))
             own = [by_node[node] for node in nodes]
-            queues[worker] = deque(_Work(chunk) for chunk in chunks(own, max(size, 1)))
+            queues[worker] = deque(_Work(chunk) for chunk in chunks(own, most))
         return queues
 
     def _trained_together(self, message: Message) -> bool:
@@ -359,7 +335,7 @@ class RayGrid(SimulatedGrid):
         work: _Work,
         flying: dict[Any, tuple[int, _Work]],
         queues: dict[int, deque[_Work]],
-    ) -> Iterator[Message]:
+    ) -> list[Arrival]:
         """Queue a dead actor's work again, or give up on the call that killed it."""
         others = [reference for reference, (w, _) in flying.items() if w == worker]
         lost = [work, *(flying.pop(reference)[1] for reference in others)]
@@ -367,15 +343,15 @@ class RayGrid(SimulatedGrid):
         queue = queues[worker]
         queue.extendleft(reversed(waiting))
         tries = running.tries + 1
-        if tries > RETRIES:
-            yield from _lost(running)
-        else:
-            queue.extendleft(_Work([m], tries) for m in reversed(running.messages))
+        given_up = _lost(running) if tries > RETRIES else []
+        if not given_up:
+            queue.extendleft(_Work([order], tries) for order in reversed(running.orders))
         self._replace(worker)
         if worker not in self._actors:
             heirs = itertools.cycle(self._actors)
             for left in queues.pop(worker):
                 queues[next(heirs)].append(left)
+        return given_up
 
     def _replace(self, worker: int) -> None:
         """Start an actor in the place of one; without a machine for it, go on with the others."""
@@ -396,17 +372,5 @@ class RayGrid(SimulatedGrid):
         self.workers = len(self._actors)
 
 
-def _lost(work: _Work) -> Iterator[Message]:
-    for message in work.messages:
-        yield Message(Error(HOST_LOST, "the simulation's host died"), reply_to=message)
-
-
-def _envelope(message: Message, content: Any) -> Envelope:
-    metadata = message.metadata
-    return Envelope(
-        metadata.message_id,
-        metadata.dst_node_id,
-        metadata.message_type,
-        metadata.group_id,
-        content,
-    )
+def _lost(work: _Work) -> list[Arrival]:
+    return [Arrival(order.place, None) for order in work.orders]

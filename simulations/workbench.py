@@ -157,8 +157,8 @@ class SimulatedWorkbench(Workbench):
             self._attacks = {}
 
     @contextmanager
-    def training(self, round_: int) -> Iterator[None]:
-        """Let the sites have the training patients who have arrived by a round."""
+    def training(self, round_: int | None) -> Iterator[None]:
+        """Let sites have the training patients who have arrived by a round; None for all."""
         self._round = round_
         try:
             yield

@@ -1,11 +1,11 @@
 """One site's ClientApp, asked with Flower messages."""
 
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
 from clients.app import build_app
 from clients.workbench import Workbench
-from federation.flower import simulated_context, stamp, take_simulated_identity
+from federation.flower import stamp, take_simulated_identity
 from federation.messages import Reply
 
 NODE = 100
@@ -17,7 +17,7 @@ class Asked:
     def __init__(self, folder, workbench=None):
         take_simulated_identity()
         self.app = build_app(workbench or Workbench())
-        self.context = simulated_context(NODE, str(folder))
+        self.context = Context(1, NODE, {"site": str(folder)}, RecordDict(), {})
         self.sent = b""
 
     def ask(self, kind, instruction):

@@ -159,7 +159,7 @@ def passed(site, make_study):
 
 
 def leaves(answer, site, study):
-    records = guarded(lambda: released(answer(), site.policy, study))
+    records = guarded(lambda: released(answer(), site.policy, study)).to_records()
     content = recorddict_to_proto(records).SerializeToString()
     return Reply.from_records(records, TRAIN), content
 

@@ -105,11 +105,10 @@ def rounds_on(host, sites, study, monkeypatch):
 class PoisonousHost(RayHost):
     """A host whose process dies whenever it trains the site with the lowest node."""
 
-    def run(self, envelopes):
-        for envelope in envelopes:
-            if envelope.message_type == TRAIN and envelope.node == FIRST_NODE:
-                os._exit(1)
-        return super().run(envelopes)
+    def run(self, orders):
+        if any(order.kind == TRAIN and order.node == FIRST_NODE for order in orders):
+            os._exit(1)
+        return super().run(orders)
 
 
 @pytest.mark.slow
@@ -125,10 +124,10 @@ def test_site_that_kills_its_process_every_time_fails_alone(sites, study, monkey
 class ExhaustedHost(RayHost):
     """A host that cannot train, but lives."""
 
-    def run(self, envelopes):
-        if envelopes[0].message_type == TRAIN:
+    def run(self, orders):
+        if orders[0].kind == TRAIN:
             raise MemoryError
-        return super().run(envelopes)
+        return super().run(orders)
 
 
 @pytest.mark.slow
@@ -181,7 +180,7 @@ def test_deadline_stops_a_local_grid_between_two_sites(sites, study, monkeypatch
     started = []
 
     def slow(asked, workbench):
-        started.extend(context.node_id for _, context in asked)
+        started.extend(one.file for one in asked)
         time.sleep(0.2)
         return answer(asked, workbench)
 
