@@ -14,7 +14,7 @@ from clients.budget import note_unprotected
 from clients.evaluation import evaluate_locally
 from clients.features import code_moments
 from clients.outbound import CODE, TakesNoPart, guarded, released, suppressed
-from clients.rounds import Round, check_witness, plain_round, private_round, request_of
+from clients.rounds import Round, check_witness, plain_round, private_round
 from clients.site import Site
 from clients.together import train_all
 from clients.workbench import Workbench, choose_device
@@ -35,7 +35,7 @@ def build_app(workbench: Workbench) -> ClientApp:
     app = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
-        file = str(context.node_config["site"])
+        file = str(context.node_config.get("site", ""))  # a node that names none fails by status
         (reply,) = answer([Asked(message.metadata.message_type, message.content, file)], workbench)
         return Message(reply.to_records(), reply_to=message)
 
@@ -185,7 +185,7 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     if private:
         return private_round(instruction, file, site, workbench, model, cohort)
     if workbench.keeps_unprotected:
-        note_unprotected(instruction, request_of(instruction), len(rows), workbench.ledger(file))
+        note_unprotected(instruction, instruction.digest, len(rows), workbench.ledger(file))
     return plain_round(instruction, site, model, cohort)
 
 

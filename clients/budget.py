@@ -179,7 +179,7 @@ def note_unprotected(instruction: Instruction, request: str, patients: int, ledg
 
 def spent_so_far(instruction: Instruction, patients: int, ledger: Ledger) -> SpentBody:
     """Return what the coordinator may know: the segments of this run's model, and the head."""
-    entries = ledger.entries()
+    entries = ledger.known()  # the round's own line is the last thing that was asked for
     lines = _of(instruction, (entry.line for entry in entries))
     ordered = sorted(lines, key=_terms)
     segments = []

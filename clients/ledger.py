@@ -164,6 +164,11 @@ class Ledger:
             self._catch_up()
             return list(self._entries)
 
+    def known(self) -> list[Entry]:
+        """Return the entries up to the last that this object has read or written."""
+        with self._lock:
+            return list(self._entries)
+
     def lines(self, run: str | None = None, model: str | None = None) -> list[Line]:
         """Return the lines, of one run or model if given."""
         lines = [entry.line for entry in self.entries()]
@@ -261,12 +266,13 @@ class Ledger:
 
 
 def segments_of(lines: Iterable[Line]) -> list[Segment]:
-    """Return what noisy steps spent; unprotected fits have none."""
-    return [
-        Segment(line.sampling_rate, line.noise_multiplier, line.steps)
-        for line in lines
-        if line.kind == "segment"
-    ]
+    """Return what noisy steps spent, those of equal terms together; unprotected fits have none."""
+    steps: dict[tuple[float, float], int] = {}
+    for line in lines:
+        if line.kind == "segment":
+            terms = line.sampling_rate, line.noise_multiplier
+            steps[terms] = steps.get(terms, 0) + line.steps
+    return [Segment(rate, noise, number) for (rate, noise), number in steps.items()]
 
 
 def site_ledger(site: Site, *, durable: bool = True, writable: bool = True) -> Ledger:

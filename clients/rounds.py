@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from clients.budget import UnfitTerms, check_terms, spend, spent_so_far
 from clients.ledger import Head, Ledger
@@ -60,7 +57,7 @@ def private_round(
     cohort: Cohort,
 ) -> Round | Reply:
     """Pay for the round, to train it then; what was answered before is answered again."""
-    study, ledger, request = instruction.study, workbench.ledger(file), request_of(instruction)
+    study, ledger, request = instruction.study, workbench.ledger(file), instruction.digest
     patients = len(cohort.patients.splits["train"])
     draws = functools.partial(
         workbench.randomness, study.study.seed, site.name, instruction.model, instruction.round
@@ -103,14 +100,6 @@ def check_witness(instruction: Instruction, site: Site, ledger: Ledger) -> None:
             ledger.head().length,
         )
         raise TakesNoPart("the site's privacy ledger does not extend the one that was witnessed")
-
-
-def request_of(instruction: Instruction) -> str:
-    """Return a digest of all that decides a round at a site."""
-    parts = (instruction.run, instruction.study.fingerprint, instruction.model, instruction.round)
-    digest = hashlib.sha256("/".join(map(str, parts)).encode())
-    digest.update(np.ascontiguousarray(_weights(instruction)).tobytes())
-    return digest.hexdigest()
 
 
 def _said_again(said: Reply, ledger: Ledger) -> Reply:

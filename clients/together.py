@@ -1,9 +1,8 @@
 """Local training of many sites at once: their small models as one stacked model.
 
 Each site draws from its own generator what it would draw alone, in the same order. Batches are
-filled up to one size with rows that weigh nothing, so that what a site computes has the same shape
-whoever is beside it: its result is the same to the last bit in any company, and to float32's
-rounding what `clients.training.train_alone` finds.
+filled up to one size with rows of zeros' weight, which change no sum: a site's result is the same
+to the last bit in any company, and to float32's rounding what `clients.training.train_alone` finds.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
     training, dropout = study.training, study.fusion.modality_dropout
     size = _multiple(training.batch_size, EVEN)
     passes = [_Passes(fit, size) for fit in fits]
-    weight = _positive_weights(fits, size)
+    positive = _positive_weights(fits)
     ends = [one.steps for one in passes]
     losses: list[list[float]] = [[] for _ in fits]
     optimizer = make_optimizer(stacked.vector, training.optimizer)
@@ -136,9 +135,14 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
     for step, ((values, present, labels), sizes) in enumerate(_batches(fits, passes, size), 1):
         if dropout:
             present = _dropped(present, sizes, dropout, [one.uniform for one in passes])
-        factors = _shares(torch.tensor(sizes), size, stacked.device)
+        factors = _shares(torch.tensor(sizes), len(labels) // len(fits), stacked.device)
+        weight = (
+            None
+            if positive is None
+            else _filled(positive.repeat_interleave(len(labels) // len(fits)))
+        )
 
-        def loss(logits: Tensor, labels: Tensor = labels) -> Tensor:
+        def loss(logits: Tensor, labels: Tensor = labels, weight: Tensor | None = weight) -> Tensor:
             found = binary_cross_entropy_with_logits(
                 _filled(logits), _filled(labels), reduction="none", pos_weight=weight
             )
@@ -199,7 +203,7 @@ def privately_together(fits: Sequence[PrivateFit], stacked: StackedModel) -> lis
         for start in range(0, max(map(len, chosen)), size):
             part = [some[start : start + size] for some in chosen]
             rows = [_padded([some], 1, size) for some in part]
-            values, present, labels = _at(_inputs(fits, rows, 1, size), 0)
+            values, present, labels = _at(_inputs(fits, rows, 1, size), 0, size)
             if masks is not None:
                 some = [{k: m[start : start + size] for k, m in mask.items()} for mask in masks]
                 present = _put(present, some)
@@ -276,16 +280,17 @@ def _batches(
         taken = [one.take(window) for one in passes]
         together = _inputs(fits, [rows for rows, _ in taken], window, size)
         for step in range(window):
-            yield _at(together, step), [sizes[step] for _, sizes in taken]
+            patients = [sizes[step] for _, sizes in taken]
+            yield _at(together, step, _multiple(max(patients), EVEN)), patients
 
 
-def _positive_weights(fits: Sequence[PlainFit], size: int) -> Tensor | None:
-    """Return what a positive patient weighs, by row; None if as much as a negative one."""
+def _positive_weights(fits: Sequence[PlainFit]) -> Tensor | None:
+    """Return what a positive patient weighs at each site; None if as much as a negative one."""
     if fits[0].study.training.loss.class_weight == "none":
         return None
     found = [positive_weight(fit.cohort.labels[fit.rows], fit.study) for fit in fits]
-    each = [(torch.ones(()) if weight is None else weight).expand(size) for weight in found]
-    return _filled(torch.cat(each).to(fits[0].model.device))
+    weights = [torch.ones(()) if weight is None else weight for weight in found]
+    return torch.stack(weights).to(fits[0].model.device)
 
 
 class _Results:
@@ -342,13 +347,13 @@ def _inputs(fits: Sequence[Fit], rows: Sequence[Tensor], steps: int, size: int) 
     )
 
 
-def _at(together: Rows, step: int) -> Rows:
-    """Return what the sites see in one step, (sites * size, ...) each."""
+def _at(together: Rows, step: int, size: int) -> Rows:
+    """Return what the sites see in one step, the first rows of each, (sites * size, ...)."""
     values, present, labels = together
     return (
-        {name: value[:, step].flatten(0, 1) for name, value in values.items()},
-        {name: mask[:, step].flatten() for name, mask in present.items()},
-        labels[:, step].flatten(),
+        {name: value[:, step, :size].flatten(0, 1) for name, value in values.items()},
+        {name: mask[:, step, :size].flatten() for name, mask in present.items()},
+        labels[:, step, :size].flatten(),
     )
 
 

@@ -7,6 +7,7 @@ closed list, a body of numbers under a strict schema (``bodies``), and for train
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -85,6 +86,15 @@ class Instruction:
         """Largest absolute value of the weights; not a number if one of them is not."""
         assert self.weights is not None
         return float(np.abs(self.weights).max(initial=0.0))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that decides a round at a site: run, study, model, round and weights."""
+        assert self.weights is not None
+        parts = self.run, self.study.fingerprint, self.model, self.round
+        digest = hashlib.sha256("/".join(map(str, parts)).encode())
+        digest.update(np.ascontiguousarray(self.weights).tobytes())
+        return digest.hexdigest()
 
     def to_records(self) -> RecordDict:
         """Encode for Flower."""

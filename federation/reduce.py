@@ -140,9 +140,10 @@ def screen(update: NDArray[np.float32], size: int, largest_norm: float | None) -
         raise UpdateRejected("not float32")
     if update.shape != (size,):
         raise UpdateRejected("wrong shape")
-    if not np.isfinite(update).all():
+    largest = max(update.max(initial=0.0), -update.min(initial=0.0))  # NaN if one is NaN
+    if not np.isfinite(largest):
         raise UpdateRejected("not finite")
-    if np.abs(update).max(initial=0.0) > LARGEST_CHANGE:
+    if largest > LARGEST_CHANGE:
         raise UpdateRejected("out of range")
     if largest_norm is not None and np.linalg.norm(update.astype(np.float64)) > largest_norm:
         raise UpdateRejected("norm above the study's limit")

@@ -53,7 +53,7 @@ class Inspection:
 class Order(NamedTuple):
     """A message to a site of a host, told apart by the place that it has for the sender.
 
-    The content is records; on its way to another process, a reference to them.
+    The content is records; on its way to another process, what stands for them.
     """
 
     place: int

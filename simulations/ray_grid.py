@@ -25,7 +25,9 @@ from simulations.host import Arrival, Inspection, Order, SiteHost, chunks
 from simulations.schedule import Costs, spread
 
 CHUNK = 16
-"""Sites answered in one call to a host: enough to hide the call, few enough to balance load."""
+"""Most sites in one call to a host, before it is known what they cost."""
+CALL_SECONDS = 0.1
+"""What a call should take, then: enough to hide what the call itself costs."""
 AT_AN_ACTOR = 2
 """Calls at an actor at once, so that it never idles."""
 RETRIES = 2
@@ -46,6 +48,7 @@ class RayHost:
         self._sites, self._store = dict(sites), store
         self._rest = pooled, store, together
         self._made: SiteHost | None = None
+        self._fetched: dict[Any, Any] = {}
 
     @property
     def _host(self) -> SiteHost:
@@ -53,16 +56,27 @@ class RayHost:
             self._made = SiteHost(self._sites, *self._rest)
         return self._made
 
-    def run(self, orders: Sequence[Order]) -> tuple[list[Arrival], dict[int, float]]:
-        """Answer messages, whose contents are references to the object store.
+    def run(
+        self, orders: Sequence[Order], contents: Sequence[Any]
+    ) -> tuple[list[Arrival], dict[int, float]]:
+        """Answer messages.
+
+        Args:
+            orders: with the place of their content in ``contents``.
+            contents: references to the object store; what was fetched for the last call is kept.
 
         Returns:
             The answers, and the seconds that each site's training took.
         """
         import ray
 
-        contents = {order.content: ray.get(order.content) for order in orders}
-        opened = [order._replace(content=contents[order.content]) for order in orders]
+        self._fetched = {
+            reference: self._fetched[reference]
+            if reference in self._fetched
+            else ray.get(reference)
+            for reference in contents
+        }
+        opened = [o._replace(content=self._fetched[contents[o.content]]) for o in orders]
         arrivals = self._host.run(opened)
         return arrivals, {o.node: self._host.seconds.get(o.node, 0.0) for o in orders}
 
@@ -261,20 +275,19 @@ class RayGrid(SimulatedGrid):
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         shared = {id(m.content): m.content for m in messages}
         references = {key: self._ray.put(content) for key, content in shared.items()}
-        sent = [o._replace(content=references[id(o.content)]) for o in orders(messages)]
+        sent = [o._replace(content=id(o.content)) for o in orders(messages)]
         together = self._trained_together(messages[0]) if messages else False
         queues = self._queues(sent, together)
         flying: dict[Any, tuple[int, _Work]] = {}
 
         def launch(worker: int) -> None:
-            while sum(w == worker for w, _ in flying.values()) < AT_AN_ACTOR:
+            if sum(w == worker for w, _ in flying.values()) < AT_AN_ACTOR:
                 work = self._next(queues, worker)
-                if work is None:
-                    return
-                work.started = next(self._calls)
-                flying[self._actors[worker].run.remote(work.orders)] = worker, work
+                if work is not None:
+                    work.started = next(self._calls)
+                    flying[self._call(worker, work, references)] = worker, work
 
-        for worker in list(self._actors):
+        for worker in list(self._actors) * AT_AN_ACTOR:
             launch(worker)
         while flying:
             left = None if end is None else max(end - time.monotonic(), 0)
@@ -296,6 +309,12 @@ class RayGrid(SimulatedGrid):
             for other in list(self._actors):
                 launch(other)
 
+    def _call(self, worker: int, work: _Work, references: Mapping[int, Any]) -> Any:
+        """Send work to an actor, with one reference for each content."""
+        keys = list(dict.fromkeys(order.content for order in work.orders))
+        sent = [order._replace(content=keys.index(order.content)) for order in work.orders]
+        return self._actors[worker].run.remote(sent, [references[key] for key in keys])
+
     def _queues(self, sent: Sequence[Order], together: bool) -> dict[int, deque[_Work]]:
         """Group messages by actor, in chunks that keep all actors busy to the end."""
         by_node = {order.node: order for order in sent}
@@ -303,6 +322,9 @@ class RayGrid(SimulatedGrid):
         queues = {}
         for worker, nodes in mine.items():
             most = MOST_AT_ONCE if together else min(CHUNK, max((len(nodes) + 3) // 4, 1))
+            seconds = self._costs.measured(nodes)
+            if seconds is not None:
+                most = max(int(len(nodes) * CALL_SECONDS / seconds), 1)
             own = [by_node[node] for node in nodes]
             queues[worker] = deque(_Work(chunk) for chunk in chunks(own, most))
         return queues

@@ -38,6 +38,11 @@ class Costs:
             old = self._seconds.get(node, new)
             self._seconds[node] = old + FORGET * (new - old)
 
+    def measured(self, nodes: Iterable[int]) -> float | None:
+        """Return the seconds of some nodes together; None if one of them was not measured."""
+        seconds = [self._seconds.get(node, 0.0) for node in nodes]
+        return sum(seconds) if seconds and all(seconds) else None
+
     def of(self, nodes: Iterable[int]) -> dict[int, float]:
         """Return the costs of some nodes, in one unit; what was not measured is guessed."""
         nodes = list(nodes)

@@ -207,7 +207,8 @@ def test_weights_that_do_not_fit_end_in_a_status(site, make_study, spoil):
 def test_node_that_names_no_site_answers_with_a_status(site, make_study):
     asked = Asked(site())
     asked.context.node_config.clear()
-    assert asked.ask(DESCRIBE, instruction_for(make_study())).status == "the site failed"
+    reply = asked.ask(DESCRIBE, instruction_for(make_study()))
+    assert reply.status == "the site's files need attention"
 
 
 def test_missing_file_at_the_site_is_a_status(site, make_study):

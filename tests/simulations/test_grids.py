@@ -105,10 +105,10 @@ def rounds_on(host, sites, study, monkeypatch):
 class PoisonousHost(RayHost):
     """A host whose process dies whenever it trains the site with the lowest node."""
 
-    def run(self, orders):
+    def run(self, orders, contents):
         if any(order.kind == TRAIN and order.node == FIRST_NODE for order in orders):
             os._exit(1)
-        return super().run(orders)
+        return super().run(orders, contents)
 
 
 @pytest.mark.slow
@@ -124,10 +124,10 @@ def test_site_that_kills_its_process_every_time_fails_alone(sites, study, monkey
 class ExhaustedHost(RayHost):
     """A host that cannot train, but lives."""
 
-    def run(self, orders):
+    def run(self, orders, contents):
         if orders[0].kind == TRAIN:
             raise MemoryError
-        return super().run(orders)
+        return super().run(orders, contents)
 
 
 @pytest.mark.slow
