@@ -43,7 +43,9 @@ def write_sweep(tmp_path, write_study):
 @pytest.fixture
 def sites(tmp_path, write_site):
     for k, name in enumerate(["east", "north", "west"]):
-        write_site(tmp_path / "sites" / name, 80, first_id=1000 * k + 1, seed=k)
+        site = write_site(tmp_path / "sites" / name, 200, first_id=1000 * k + 1, seed=k)
+        (site / "state").mkdir()
+        (site / "state" / "patient.key").write_text(f"{k:064x}")  # the same splits in every run
     return tmp_path / "sites"
 
 
@@ -92,6 +94,16 @@ def test_continued_sweep_keeps_its_sites_and_runs_a_strength_that_was_added(
     run_sweep(write_sweep(STRENGTHS), out, workers=0, tell=told.append)
     assert first.stat().st_mtime_ns == written
     assert [line for line in told if "/1 " in line] == ["1/1 strength-0.5-seed-42"]
+
+
+def test_patients_stay_in_their_splits_where_a_site_had_no_key_yet(write_sweep, sites, tmp_path):
+    for name in ("east", "north", "west"):
+        (sites / name / "state/patient.key").unlink()
+    plan = load_plan(write_sweep(STRENGTHS))
+    folders = prepare_folder(tmp_path / "out", plan, lambda _: None).values()
+    for name in ("east", "north", "west"):
+        keys = {(folder / name / "state/patient.key").read_text() for folder in folders}
+        assert len(keys) == 1
 
 
 def test_shifts_file_that_changed_is_another_sweep(write_sweep, sites, tmp_path):
