@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from federation.study import ImageSection
 
@@ -11,6 +12,19 @@ CHANNELS = (16, 32, 64, 64)
 MAP = 4
 """Side of the spatial map before the head: averaging it away loses where a finding is, and a
 small network then learns nothing from chest films."""
+
+
+class ToMap(nn.Module):
+    """``nn.AdaptiveAvgPool2d(MAP)``, which is slow where it has nothing to average."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (patients, channels, side, side) -> (patients, channels, MAP, MAP)."""
+        side = x.shape[-1]
+        if side == MAP:
+            return x
+        if MAP % side == 0:
+            return F.interpolate(x, scale_factor=MAP // side)
+        return F.adaptive_avg_pool2d(x, MAP)
 
 
 class SmallCnn(nn.Module):
@@ -26,7 +40,7 @@ class SmallCnn(nn.Module):
                 nn.GroupNorm(8, above),
                 nn.ReLU(),
             ]
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(MAP))
+        self.features = nn.Sequential(*layers, ToMap())
         self.head = nn.Sequential(nn.Linear(CHANNELS[-1] * MAP * MAP, width), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from federation.models.build import FlatModel, build_model
+from federation.models.imaging import ToMap
 from federation.vocabulary import agreed_vocabulary
 
 PATIENTS = 8
@@ -297,3 +298,9 @@ def test_opacus_accepts_the_model_and_its_per_sample_gradients_equal_a_loop(buil
         for p in model.module.parameters()
     ]
     torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 5, 8])
+def test_the_map_before_the_head_is_torchs_adaptive_average(side):
+    x = torch.randn(3, 8, side, side)
+    assert torch.equal(ToMap()(x), torch.nn.functional.adaptive_avg_pool2d(x, 4))
