@@ -21,7 +21,8 @@ GROWTH, GROWTH_TOLERANCE = 1.0, 0.2
 MANY_MB = 4096.0
 """Over all processes, while 10,000 sites train once."""
 FEW, MANY, SAMPLED = 1000, 10_000, 20
-FIRST_ROUND = "round 1/"
+FIRST_ROUND = "round 1/1, loss"
+"""In the line at the end of the only round; lines within a round give no loss."""
 
 
 def measure_start(quick: bool) -> list[Row]:

@@ -107,7 +107,7 @@ def _begin(asked: Asked, instructions: _Instructions, workbench: Workbench) -> B
     site = workbench.site(asked.file)
     _check_vocabulary(instruction, workbench)
     _check_policy(instruction, site)
-    _check_faults(instruction, site, workbench)
+    _check_simulation(instruction, site, workbench)
     handler = HANDLERS[asked.kind]
     return Begun(handler(instruction, asked.file, site, workbench), site, instruction.study)
 
@@ -247,13 +247,13 @@ def _check_policy(instruction: Instruction, site: Site) -> None:
         )
 
 
-def _check_faults(instruction: Instruction, site: Site, workbench: Workbench) -> None:
-    """A study that was made to fail is for simulated patients."""
+def _check_simulation(instruction: Instruction, site: Site, workbench: Workbench) -> None:
+    """What a study wants simulated is for simulated patients."""
     simulation = instruction.study.simulation
-    if simulation is not None and simulation.faults is not None and not workbench.simulated:
+    if simulation is not None and simulation.declared and not workbench.simulated:
         raise Refused(
-            f"{site.file}: the study {instruction.study.study.name} declares simulation.faults, "
-            "which a deployed site does not play."
+            f"{site.file}: the study {instruction.study.study.name} declares "
+            f"{simulation.declared[0]}, which a deployed site does not play."
         )
 
 

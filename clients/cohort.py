@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clients.site import Site
 from clients.sources import meds
+from federation.arrival import places
 from federation.errors import UserError
 from federation.study import Split, SplitSection, TaskSection
 from federation.subgroups import UNKNOWN
@@ -54,6 +55,8 @@ class Patients:
         subgroups: (patients,) level names for each attribute that the site offers.
         excluded: patients left out, by reason.
         notices: patients with something that a person should see, by what it is.
+        arrival: (patients,) float64: a training patient's place among the site's by prediction
+            time (``federation.arrival.places``); NaN for the others.
     """
 
     subject_ids: NDArray[np.int64]
@@ -63,6 +66,7 @@ class Patients:
     subgroups: Mapping[str, NDArray[np.str_]]
     excluded: Mapping[str, int]
     notices: Mapping[str, int]
+    arrival: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.subject_ids)
@@ -94,14 +98,16 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
             site.labels, f"no patient is left for {task.label} ({reasons or 'the file is empty'})"
         )
     past = _before_prediction(events, labels, notices)
+    splits = _split(labels, split, site)
     return Patients(
         subject_ids=labels["subject_id"].to_numpy(),
         labels=labels["label"].to_numpy(np.float32),
         events=past,
-        splits=_split(labels, split, site),
+        splits=splits,
         subgroups={name: _levels(name, past, labels) for name in site.settings.data.subgroups},
         excluded=dict(excluded),
         notices=dict(notices),
+        arrival=_arrival(labels, splits["train"]),
     )
 
 
@@ -212,14 +218,19 @@ def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split,
                 field="prediction_time",
                 remedy='Use split.by = "patient" or "given".',
             )
-        _, moment, together = np.unique(times, return_inverse=True, return_counts=True)
-        place = ((np.cumsum(together) - together / 2) / len(labels))[moment]
+        place = places(times)
     else:
         place = hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
     fractions = split.fractions
     bounds = np.cumsum([fractions.train, fractions.tuning])
     which = np.searchsorted(bounds, place, side="right")
     return {name: np.flatnonzero(which == i) for i, name in enumerate(SPLITS)}
+
+
+def _arrival(labels: pd.DataFrame, train: NDArray[np.int64]) -> NDArray[np.float64]:
+    arrival = np.full(len(labels), np.nan)
+    arrival[train] = places(labels["prediction_time"].to_numpy()[train])
+    return arrival
 
 
 def hashed_places(subjects: NDArray[np.int64], key: bytes) -> NDArray[np.float64]:

@@ -278,6 +278,7 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
         subgroups={},
         excluded={},
         notices={},
+        arrival=np.concatenate([c.patients.arrival for c in cohorts]),
     )
     modalities = {
         name: ModalityTensor(

@@ -20,19 +20,32 @@ class ArrivalSection(Section):
     fraction: float = Field(default=0.5, gt=0, le=1)
 
 
+def places(order: NDArray[Any]) -> NDArray[np.float64]:
+    """Return each patient's place in time: its rank in (0, 1); equal times share a place.
+
+    Args:
+        order: (patients,) times, or anything that sorts as they do.
+
+    >>> places(np.array([30, 10, 20, 20])).tolist()
+    [0.875, 0.125, 0.5, 0.5]
+    """
+    _, moment, together = np.unique(order, return_inverse=True, return_counts=True)
+    place = (np.cumsum(together) - together / 2) / max(len(order), 1)
+    return np.asarray(place[moment])
+
+
 def arrived(
-    order: NDArray[Any], round: int, rounds: int, arrival: ArrivalSection
+    place: NDArray[np.float64], round: int, rounds: int, arrival: ArrivalSection
 ) -> NDArray[np.bool_]:
     """Return which patients a site trains on in a round.
 
-    A patient's place in time is its rank among the site's, in (0, 1); equal times share a place.
-    With ``growing``, those up to fraction + (1 - fraction) * t have arrived, where t runs from 0 in
-    the first round to 1 in the last; with ``window``, those of a width of fraction from
+    With ``growing``, those up to the place fraction + (1 - fraction) * t have arrived, where t runs
+    from 0 in the first round to 1 in the last; with ``window``, those of a width of fraction from
     (1 - fraction) * t. A study of one round is at its end. Where many times are equal, a round may
     have nobody.
 
     Args:
-        order: (patients,) prediction times, or anything that sorts as they do.
+        place: (patients,) as of ``places``.
         round: from 1 to rounds.
         rounds: of the study.
         arrival: the section.
@@ -43,15 +56,14 @@ def arrived(
     Raises:
         ValueError: if the round is not one of the rounds.
 
-    >>> arrived(np.array([30, 10, 20, 40]), 1, 3, ArrivalSection(kind="growing")).tolist()
+    >>> growing = ArrivalSection(kind="growing")
+    >>> arrived(places(np.array([30, 10, 20, 40])), 1, 3, growing).tolist()
     [False, True, True, False]
     """
     if not 1 <= round <= rounds:
         raise ValueError(f"round {round} is not between 1 and {rounds}")
     if arrival.kind == "all":
-        return np.ones(len(order), bool)
-    _, moment, together = np.unique(order, return_inverse=True, return_counts=True)
-    place = ((np.cumsum(together) - together / 2) / max(len(order), 1))[moment]
+        return np.ones(len(place), bool)
     progress = (round - 1) / (rounds - 1) if rounds > 1 else 1.0
     start = (1 - arrival.fraction) * progress
     end = start + arrival.fraction

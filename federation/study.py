@@ -18,6 +18,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from federation.arrival import ArrivalSection
 from federation.errors import UserError
 from federation.faults import FaultsSection
 from federation.validation import Section, read_toml, validate
@@ -294,6 +295,12 @@ class SimulationSection(Section):
     """What only a simulation does; a deployed run refuses what is not itself."""
 
     faults: FaultsSection | None = None
+    arrival: ArrivalSection | None = None
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The keys of the tables that are there."""
+        return tuple(f"simulation.{name}" for name, table in self if table is not None)
 
 
 class Study(Section):
@@ -338,6 +345,11 @@ class Study(Section):
             raise ValueError(
                 'split.by = "time" lets one patient decide where others fall, which '
                 'privacy.mechanism = "dp_sgd" does not cover. Use "patient" or "given"'
+            )
+        if self.simulation is not None and self.simulation.arrival is not None:
+            raise ValueError(
+                "simulation.arrival changes the number of training patients from round to round, "
+                'and privacy.mechanism = "dp_sgd" samples at a rate that is fixed for the run'
             )
         return self
 

@@ -27,7 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     file = require_study(str(context.run_config["study"]))
     study = load_study(file)
-    check_faults(study, file)
+    check_simulation(study, file)
     folder = RunFolder(Path(str(context.run_config["out"])), study)
     progress = Progress(
         tell=logger.info,
@@ -45,16 +45,16 @@ def main(grid: Grid, context: Context) -> None:
     write_report(outcome.folder)
 
 
-def check_faults(study: Study, file: Path) -> None:
-    """Refuse a study whose faults only a simulation plays.
+def check_simulation(study: Study, file: Path) -> None:
+    """Refuse a study that declares what only a simulation plays.
 
     Raises:
         UserError: naming the file.
     """
-    if study.simulation is not None and study.simulation.faults is not None:
+    if study.simulation is not None and study.simulation.declared:
         raise UserError(
             file,
-            "faults are played in a simulation only, and this is a deployed coordinator",
-            field="simulation.faults",
+            "it is played in a simulation only, and this is a deployed coordinator",
+            field=study.simulation.declared[0],
             remedy="Take the table away, or run the study with `wardround simulate`.",
         )

@@ -16,7 +16,8 @@ from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
 from federation.study import Modality
 from server.evaluator import SiteEvaluation
-from server.rounds import RoundsResult, Task, evaluate, run_rounds
+from server.exchange import Answer
+from server.rounds import Heard, RoundsResult, Task, evaluate, run_rounds
 
 Evaluations = list[SiteEvaluation]
 
@@ -113,21 +114,43 @@ def _train_alone(
         }
     )
     failed = dict.fromkeys(weights.keys() - nodes.keys(), "not connected")
-    for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline):
-        if answer.failure or answer.reply is None or answer.reply.update is None:
-            failed[answer.site] = answer.failure or "no update"
-            continue
-        assert isinstance(answer.reply.body, TrainBody)
-        if answer.reply.body.spent is not None:
-            told = answer.reply.body.spent.model_dump(mode="json")
-            found.spent.setdefault("local", {})[answer.site] = told
-        if doubt := task.doubts(answer.site, answer.reply.body):
-            failed[answer.site] = doubt
-            continue
-        try:
-            screen(answer.reply.update, len(weights[answer.site]), None)
-        except UpdateRejected as reason:
-            failed[answer.site] = str(reason)
-        else:
-            weights[answer.site] = weights[answer.site] + answer.reply.update
+    rounds, asked = task.study.training.rounds, len(nodes)
+    answers = task.exchange.ask(TRAIN, instructions, nodes, task.deadline)
+    for heard, answer in enumerate(answers, start=1):
+        patients, problem = _step_alone(task, weights, answer, found)
+        if problem:
+            failed[answer.site] = problem
+        task.watch(
+            Heard(
+                f"local:{answer.site}",
+                round_,
+                rounds,
+                heard,
+                asked,
+                answer.site,
+                patients,
+                problem,
+            )
+        )
     return failed
+
+
+def _step_alone(
+    task: Task, weights: dict[str, Vector], answer: Answer, found: Comparators
+) -> tuple[int, str]:
+    """Update the model of the site that answered; return its training patients, or why not."""
+    reply = answer.reply
+    if answer.failure or reply is None or reply.update is None:
+        return 0, answer.failure or "no update"
+    assert isinstance(reply.body, TrainBody)
+    if reply.body.spent is not None:
+        told = reply.body.spent.model_dump(mode="json")
+        found.spent.setdefault("local", {})[answer.site] = told
+    if doubt := task.doubts(answer.site, reply.body):
+        return 0, doubt
+    try:
+        screen(reply.update, len(weights[answer.site]), None)
+    except UpdateRejected as reason:
+        return 0, str(reason)
+    weights[answer.site] = weights[answer.site] + reply.update
+    return max(reply.body.patients.values()), ""

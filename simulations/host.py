@@ -137,22 +137,23 @@ class SiteHost:
         """Read some sites' cohorts now, and report what was excluded or cannot be read."""
         return [self._inspect(node, study) for node in nodes]
 
-    def _answers(self, orders: Sequence[Order]) -> list[Reply]:
+    def _answers(self, orders: Sequence[Order], training: int | None = None) -> list[Reply]:
         asked = [Asked(order.kind, order.content, self._files[order.node]) for order in orders]
-        return answer(asked, self._workbench)
+        with self._workbench.training(training):
+            return answer(asked, self._workbench)
 
     def _played(
         self, orders: Sequence[Order], instruction: Instruction
     ) -> Iterator[tuple[int, Reply | None, bool]]:
         """Train sites; yield what arrives of their replies, by place, and whether it does twice."""
-        faults = self._faults
+        faults, round_ = self._faults, instruction.round
         if faults is None:
-            for order, reply in zip(orders, self._answers(orders), strict=True):
+            for order, reply in zip(orders, self._answers(orders, round_), strict=True):
                 yield order.place, reply, False
             return
         files = [self._files[order.node] for order in orders]
         names = [self._workbench.site(file).name for file in files]
-        fates = [faults.fate(name, instruction.round, instruction.model) for name in names]
+        fates = [faults.fate(name, round_, instruction.model) for name in names]
         there = [i for i, fate in enumerate(fates) if fate.asked]
         attacks = {
             files[i]: (attack, faults.poison_seed(names[i]))
@@ -160,14 +161,14 @@ class SiteHost:
             if (attack := fates[i].attack) is not None
         }
         with self._workbench.attacked(attacks):
-            replies = self._answers([orders[i] for i in there])
+            replies = self._answers([orders[i] for i in there], round_)
         deadline = instruction.study.strategy.round_deadline_seconds
         for i, reply in zip(there, replies, strict=True):
             fate = fates[i]
             if fate.crashes:
                 yield orders[i].place, None, False
             elif not dataclasses.replace(fate, corruption=None).missing(deadline):
-                rng = faults.corruption_generator(names[i], instruction.round)
+                rng = faults.corruption_generator(names[i], round_)
                 yield orders[i].place, _tampered(reply, fate, rng), fate.duplicated
 
     def _inspect(self, node: int, study: Study) -> Inspection:

@@ -8,6 +8,7 @@ from federation.errors import UserError
 from federation.messages import FEDERATED
 from federation.study import Study
 from federation.validation import listed
+from server.participation import participants
 from simulations.faults import WHERE, Faults
 
 
@@ -26,14 +27,17 @@ def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str
             bear its trigger.
     """
     warnings = _check_attacks(study)
-    names, needed = sorted(sites), study.strategy.minimum_sites
+    known, needed = dict.fromkeys(sorted(sites), 0), study.strategy.minimum_sites
     deadline, rounds = study.strategy.round_deadline_seconds, study.training.rounds
-    silent = set(names)
+    asked: set[str] = set()
+    heard: set[str] = set()
     for round_ in range(1, rounds + 1):
+        names = participants(study, known, round_)
         fates = {site: faults.fate(site, round_, FEDERATED) for site in names}
         reasons = {site: fate.missing(deadline) for site, fate in fates.items()}
         missing = {site: reason for site, reason in reasons.items() if reason}
-        silent &= missing.keys()
+        asked |= names.keys()
+        heard |= names.keys() - missing.keys()
         answering = len(names) - len(missing)
         if answering >= needed:
             continue
@@ -48,7 +52,8 @@ def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str
             )
         end = f"Simulated faults: round {round_}: {found}: the run will end there ({why})."
         return [*warnings, end]
-    never = [f"Simulated faults: {site} never sends a usable update." for site in sorted(silent)]
+    silent = sorted(asked - heard)
+    never = [f"Simulated faults: {site} never sends a usable update." for site in silent]
     return [*warnings, *never]
 
 

@@ -25,6 +25,7 @@ from simulations.grids import LocalGrid, SimulatedGrid
 from simulations.host import Inspection
 from simulations.quorum import check_quorum
 from simulations.ray_grid import RayGrid
+from simulations.shifts.record import copy_record
 
 MANY_SITES = 32
 LEDGERS = "ledgers"
@@ -106,6 +107,7 @@ def simulate(
     finally:
         if given is None:
             grid.close()
+    copy_record(sites, folder.path)
     progress.tell("report")
     write_report(out)
     return outcome

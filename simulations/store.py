@@ -58,6 +58,7 @@ class CohortStore:
             },
             excluded=notes["excluded"],
             notices=notes["notices"],
+            arrival=rows["arrival"],
         )
 
     def keep_patients(self, key: Key, patients: Patients) -> None:
@@ -73,6 +74,7 @@ class CohortStore:
         arrays = {
             "subject_ids": patients.subject_ids,
             "labels": patients.labels,
+            "arrival": patients.arrival,
             **{f"split.{name}": rows for name, rows in patients.splits.items()},
             **{f"subgroup.{name}": codes for name, (_, codes) in coded.items()},
         }

@@ -14,6 +14,7 @@ from clients.features import ModalityTensor
 from clients.ledger import Ledger, site_ledger
 from clients.site import Site
 from clients.workbench import Cohort, Workbench, pool
+from federation.arrival import ArrivalSection, arrived
 from federation.faults import HostileSection
 from federation.privacy.noise import Randomness, Seeded
 from federation.study import Study
@@ -46,6 +47,7 @@ class SimulatedWorkbench(Workbench):
         self._store = CohortStore(store)
         self._cohorts: OrderedDict[tuple[Any, ...], Cohort] = OrderedDict()
         self._attacks: Mapping[str, tuple[HostileSection, int]] = {}
+        self._round: int | None = None
         self._ledgers: Path | None = None
         self._opened: OrderedDict[str, Ledger] = OrderedDict()
         self._last: tuple[tuple[Any, ...], Patients] | None = None
@@ -125,7 +127,7 @@ class SimulatedWorkbench(Workbench):
         return found
 
     def cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
-        """Return a cohort, of a hostile site as it trains on it; the pooled one is all sites'."""
+        """Return a cohort, in training as the site trains on it; the pooled one is all sites'."""
         key = (file, study.fingerprint, vocabulary and vocabulary.canonical)
         if key not in self._cohorts:
             self._cohorts[key] = self._made(file, study, vocabulary)
@@ -133,7 +135,12 @@ class SimulatedWorkbench(Workbench):
                 self._cohorts.popitem(last=False)
         self._cohorts.move_to_end(key)
         cohort = self._cohorts[key]
-        return poisoned(cohort, *self._attacks[file]) if file in self._attacks else cohort
+        if file in self._attacks:
+            cohort = poisoned(cohort, *self._attacks[file])
+        arrival = None if study.simulation is None else study.simulation.arrival
+        if arrival is None or self._round is None:
+            return cohort
+        return _arrived_by(cohort, self._round, study.training.rounds, arrival)
 
     def _made(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
         if file != POOLED:
@@ -148,3 +155,20 @@ class SimulatedWorkbench(Workbench):
             yield
         finally:
             self._attacks = {}
+
+    @contextmanager
+    def training(self, round_: int | None) -> Iterator[None]:
+        """Let sites have the training patients who have arrived by a round; None for all."""
+        self._round = round_
+        try:
+            yield
+        finally:
+            self._round = None
+
+
+def _arrived_by(cohort: Cohort, round_: int, rounds: int, arrival: ArrivalSection) -> Cohort:
+    splits = cohort.patients.splits
+    rows = splits["train"]
+    here = rows[arrived(cohort.patients.arrival[rows], round_, rounds, arrival)]
+    patients = dataclasses.replace(cohort.patients, splits={**splits, "train": here})
+    return dataclasses.replace(cohort, patients=patients)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from server.coordinator import Progress
+MOST_WARNINGS = 20
+"""That are printed; all are in the run folder."""
 
 
 def register(cli: typer.Typer) -> None:
@@ -48,28 +47,34 @@ def simulate(
     ] = None,
 ) -> None:
     """Train a study across simulated sites; prints the run folder last."""
+    from rich.console import Console
+
     from federation.errors import UserError
     from federation.study import load_study
     from simulations.runner import simulate as run
+    from wardround.progress import shown
 
     if resume is not None and out not in (None, resume):
         raise UserError("--out", "a resumed run stays in its own folder; leave --out away")
     resolved = load_study(study, set_ or (), seed)
     name = f"{resolved.study.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = resume or out or Path("runs") / name
-    outcome = run(
-        resolved,
-        sites,
-        folder,
-        workers=workers,
-        ray_address=ray_address,
-        resume=resume is not None,
-        site_ledgers=site_ledgers,
-        together=not serial,
-        progress=_progress(),
-    )
-    for warning in outcome.warnings:
+    with shown(Console(stderr=True, highlight=False, soft_wrap=True), resolved) as progress:
+        outcome = run(
+            resolved,
+            sites,
+            folder,
+            workers=workers,
+            ray_address=ray_address,
+            resume=resume is not None,
+            site_ledgers=site_ledgers,
+            together=not serial,
+            progress=progress,
+        )
+    for warning in outcome.warnings[:MOST_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)
+    if (more := len(outcome.warnings) - MOST_WARNINGS) > 0:
+        print(f"warning: and {more:,} more in {folder / 'warnings.json'}", file=sys.stderr)
     print(_headline(outcome.folder))
     print(f"report: {outcome.folder / 'report.html'}")
     print(outcome.folder)
@@ -96,32 +101,6 @@ def strategies(
         return
     for one in known:
         print(f"{one['name']:<12} needs {one['needs']:<5} {one['summary']}")
-
-
-def _progress() -> Progress:
-    """Show rounds on a live line on a terminal, and as plain lines elsewhere."""
-    from rich.console import Console
-
-    from server.coordinator import Progress
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    began = time.monotonic()
-
-    def tell(text: str) -> None:
-        console.print(f"[{time.monotonic() - began:6.1f} s] {text}", markup=False)
-
-    def round_done(record: dict[str, Any], rounds: int) -> None:
-        metrics = record["metrics"] or {}
-        parts = [f"round {record['round']}/{rounds}"]
-        if record["loss"] is not None:
-            parts.append(f"loss {record['loss']:.4f}")
-        if metrics.get("auroc") is not None:
-            parts.append(f"tuning AUROC {metrics['auroc']:.3f}")
-        parts.append(f"{len(record['answered'])}/{len(record['asked'])} sites")
-        parts += [f"{s}: {why}" for s, why in (record["failed"] | record["rejected"]).items()]
-        tell(", ".join(parts))
-
-    return Progress(tell, round_done=round_done)
 
 
 def _headline(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,15 @@ class Plan:
     seed: int
     strength: float
     shifts: tuple[PlannedShift, ...]
+
+    def scaled(self, factor: float) -> Plan:
+        """Return the same shifts, each ``factor`` times as strong.
+
+        Args:
+            factor: in [0, 1].
+        """
+        weaker = [replace(one, strength=one.strength * factor) for one in self.shifts]
+        return replace(self, strength=self.strength * factor, shifts=tuple(weaker))
 
     def check_sites(self, names: Iterable[str]) -> None:
         """Check that shifts can be told between these sites.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,20 @@ from typing import Any
 from clients.site import find_sites, load_site
 from federation.errors import UserError
 from federation.study import Study, load_study
-from simulations.consortium import synthesize
 from simulations.sweeps.plan import Plan, Trial
+from simulations.sweeps.populations import Population, write_population
 from simulations.sweeps.settings import shown_value
 
 MANIFEST, TRIALS, FAILED, REPORT = "sweep.json", "trials", "failed.json", "report.html"
 REMEDY = "Give another --out, or the sweep as it was. Further seeds and values may be added."
 
 
-def prepare_folder(out: Path, plan: Plan, tell: Callable[[str], None]) -> Path:
+def prepare_folder(out: Path, plan: Plan, tell: Callable[[str], None]) -> dict[str, Path]:
     """Make the folder of a sweep, or check that the sweep there may be continued.
 
     Returns:
-        The folder of the sites, synthesized into the sweep's folder where the plan says so.
+        The folder of the sites by name of the population: synthesized or reshaped into the
+        sweep's folder where the plan says so.
 
     Raises:
         UserError: if the folder holds something else, or a sweep that differs in more than added
@@ -43,15 +43,7 @@ def prepare_folder(out: Path, plan: Plan, tell: Callable[[str], None]) -> Path:
     except OSError as error:
         raise UserError(out, f"cannot be made: {error.strerror}") from None
     write_json(out / MANIFEST, manifest)
-    if plan.sites is not None:
-        return plan.sites
-    sites = out / "sites"
-    if not (sites / "truth.json").is_file():  # written last
-        assert plan.synthetic is not None
-        shutil.rmtree(sites, ignore_errors=True)
-        synthesize(sites, **plan.synthetic.model_dump(), progress=tell)
-    _check_sites(sites, plan)
-    return sites
+    return {name: _sites(one, out, plan, tell) for name, one in plan.populations.items()}
 
 
 def check_continues(file: Path, now: Mapping[str, Any]) -> None:
@@ -107,6 +99,16 @@ def write_json(file: Path, document: Any) -> None:
     draft.replace(file)
 
 
+def _sites(population: Population, out: Path, plan: Plan, tell: Callable[[str], None]) -> Path:
+    if population.shifts is None and plan.sites is not None:
+        return plan.sites
+    folder = out / "sites" / population.name
+    arguments = {} if plan.synthetic is None else plan.synthetic.arguments()
+    write_population(population, folder, plan.sites, arguments, tell)
+    _check_sites(folder, plan)
+    return folder
+
+
 def _manifest(plan: Plan) -> dict[str, Any]:
     """What a sweep is: for the folder, and to tell later whether it is still the same."""
     synthetic = plan.synthetic and plan.synthetic.model_dump()
@@ -114,6 +116,10 @@ def _manifest(plan: Plan) -> dict[str, Any]:
         "schema": "wardround.sweep-plan/1",
         "name": plan.name,
         "sites": {"path": str(plan.sites)} if plan.sites else {"synthetic": synthetic},
+        "shifts": {
+            "file": plan.shifts,
+            "populations": {name: one.text for name, one in plan.populations.items()},
+        },
         "set": {key: shown_value(value) for key, value in plan.fixed.items()},
         "grid": {key: [shown_value(v) for v in values] for key, values in plan.grid.items()},
         "seeds": list(plan.seeds),
@@ -125,6 +131,12 @@ def _manifest(plan: Plan) -> dict[str, Any]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     if before["sites"] != now["sites"]:
         yield f"sites: {_told(before['sites'])} before, {_told(now['sites'])} now"
+    old_shifts, new_shifts = before["shifts"], now["shifts"]
+    if old_shifts["file"] != new_shifts["file"]:
+        yield f"shifts: {old_shifts['file']} before, {new_shifts['file']} now"
+    for name, text in old_shifts["populations"].items():
+        if new_shifts["populations"].get(name, text) != text:
+            yield f"the shifts of the sites {name} are other ones now"
     yield from _changed("set.", before["set"], now["set"])
     for key in before["grid"].keys() | now["grid"].keys():
         old, new = before["grid"].get(key), now["grid"].get(key)

@@ -15,6 +15,12 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from federation.errors import UserError
 from federation.study import Study
 from federation.validation import Section, read_toml, validate
+from simulations.sweeps.populations import (
+    Population,
+    check_shift_keys,
+    choose_population,
+    is_study_key,
+)
 from simulations.sweeps.settings import (
     Setting,
     grid_settings,
@@ -41,6 +47,11 @@ class SyntheticSection(Section):
     seed: int = Field(default=7, ge=0)
     image_size: PositiveInt = 64
     epsilon_per_patient: PositiveFloat | None = None
+    shifts: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what says how the hospitals are without shifts."""
+        return self.model_dump(exclude={"shifts"})
 
 
 class SitesSection(Section):
@@ -48,12 +59,20 @@ class SitesSection(Section):
 
     synthetic: SyntheticSection | None = None
     path: str | None = None
+    shifts: str | None = None
 
     @model_validator(mode="after")
     def _not_both(self) -> SitesSection:
         if self.synthetic is not None and self.path is not None:
             raise ValueError("give synthetic or path, not both")
+        if self.synthetic is not None and self.shifts is not None:
+            raise ValueError("shifts stands beside path; of synthetic hospitals, in its table")
         return self
+
+    @property
+    def shifts_file(self) -> str | None:
+        """Where the shifts between the hospitals are, relative to the sweep file."""
+        return self.shifts if self.synthetic is None else self.synthetic.shifts
 
 
 class SweepFile(Section):
@@ -67,11 +86,12 @@ class SweepFile(Section):
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting with one seed: one run."""
+    """One setting with one seed, at its hospitals: one run."""
 
     setting: Setting
     seed: int
     study: Study
+    population: Population
 
     @property
     def name(self) -> str:
@@ -85,6 +105,7 @@ class Plan:
 
     Attributes:
         sites: a folder of sites; None if ``synthetic`` says how to make them.
+        shifts: the shifts file of ``[sites]``.
         base: the study file as it stands.
         fixed: study keys that every trial overrides.
         trials: in the order in which they run.
@@ -94,12 +115,18 @@ class Plan:
     file: Path
     sites: Path | None
     synthetic: SyntheticSection | None
+    shifts: str | None
     base: Mapping[str, Any]
     fixed: Mapping[str, Any]
     grid: Mapping[str, Sequence[Any]]
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+
+    @property
+    def populations(self) -> dict[str, Population]:
+        """The hospitals of all trials, by name."""
+        return {trial.population.name: trial.population for trial in self.trials}
 
     def reference(self, setting: Setting) -> Setting:
         """Return what a setting is compared with: itself without privacy, or the first one."""
@@ -127,16 +154,21 @@ def load_plan(file: Path, *, quick: bool = False, sites: Path | None = None) -> 
     fixed = dict(_flat(sweep.set))
     if both := sorted(grid.keys() & fixed.keys()):
         raise UserError(file, "is in [grid] too; give it once", field=f"set.{both[0]}")
+    shifts = sweep.sites.shifts_file
+    check_shift_keys(file, grid, shifts)
     study_file = file.parent / sweep.sweep.study
     base = _base_study(file, sweep.sweep)
     settings = tuple(grid_settings(grid))
     studies = {one.slug: _resolve(file, study_file, base, fixed, one) for one in settings}
-    _check_all_differ(file, settings, studies)
+    populations = {one.slug: choose_population(file, shifts, one.values) for one in settings}
+    _check_all_differ(file, settings, studies, populations)
     first = next(iter(studies.values())).study.seed
     number = min(sweep.sweep.quick_seeds, sweep.sweep.seeds) if quick else sweep.sweep.seeds
     seeds = tuple(range(first, first + number))
     trials = [
-        Trial(one, seed, _seeded(studies[one.slug], seed)) for seed in seeds for one in settings
+        Trial(one, seed, _seeded(studies[one.slug], seed), populations[one.slug])
+        for seed in seeds
+        for one in settings
     ]
     folder = sites or (file.parent / sweep.sites.path if sweep.sites.path else None)
     if folder is None and sweep.sites.synthetic is None:
@@ -151,13 +183,14 @@ def load_plan(file: Path, *, quick: bool = False, sites: Path | None = None) -> 
         file,
         folder and folder.resolve(),
         None if folder else sweep.sites.synthetic,
+        shifts,
         base,
         fixed,
         grid,
         settings,
         seeds,
         # A process keeps what it read for one choice of patients and modalities.
-        tuple(sorted(trials, key=lambda trial: cohort_key(trial.study))),
+        tuple(sorted(trials, key=lambda one: (one.population.name, cohort_key(one.study)))),
     )
 
 
@@ -219,7 +252,8 @@ def _resolve(
         UserError: naming the key of the sweep file that is wrong, or the study file if that is.
     """
     data = copy.deepcopy(dict(base))
-    chosen = {k: v for k, v in setting.values.items() if not setting.no_dp or is_public(k)}
+    known = {k: v for k, v in setting.values.items() if is_study_key(k)}
+    chosen = {k: v for k, v in known.items() if not setting.no_dp or is_public(k)}
     overrides = (("set", fixed), ("grid", chosen))
     for table, values in overrides:
         for key, value in values.items():
@@ -274,12 +308,15 @@ def _seeded(study: Study, seed: int) -> Study:
 
 
 def _check_all_differ(
-    file: Path, settings: Sequence[Setting], studies: Mapping[str, Study]
+    file: Path,
+    settings: Sequence[Setting],
+    studies: Mapping[str, Study],
+    populations: Mapping[str, Population],
 ) -> None:
-    known: dict[str, str] = {}
+    known: dict[tuple[str, str], str] = {}
     for one in settings:
-        fingerprint = studies[one.slug].fingerprint
-        if fingerprint in known:
-            told = f"the settings {known[fingerprint]} and {one.label} are the same study"
+        run = studies[one.slug].fingerprint, populations[one.slug].text
+        if run in known:
+            told = f"the settings {known[run]} and {one.label} are the same study"
             raise UserError(file, told, field="grid", remedy="Leave one of the two away.")
-        known[fingerprint] = one.label
+        known[run] = one.label

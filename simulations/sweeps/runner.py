@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -49,12 +49,17 @@ def run_sweep(
     """
     count = count_workers(workers)
     plan = load_plan(file, quick=quick, sites=sites)
-    folder = prepare_folder(out, plan, tell)
+    folders = prepare_folder(out, plan, tell)
     todo = [t for t in plan.trials if not is_finished(trial_folder(out, t), t.study)]
-    tell(_announce(plan, todo, folder, count))
+    tell(_announce(plan, todo, folders, count))
     jobs = [
-        Job(t.name, t.study.canonical, str(folder.resolve()), str(trial_folder(out, t).resolve()))
-        for t in todo
+        Job(
+            trial.name,
+            trial.study.canonical,
+            str(folders[trial.population.name].resolve()),
+            str(trial_folder(out, trial).resolve()),
+        )
+        for trial in todo
     ]
     run_jobs(jobs, count, out.resolve() / ".tune", _Follow(len(jobs), tell).ended)
     results = collect(plan, out)
@@ -106,19 +111,24 @@ class _Follow:
         self._tell(told)
 
 
-def _announce(plan: Plan, todo: Sequence[Trial], sites: Path, workers: int) -> str:
+def _announce(plan: Plan, todo: Sequence[Trial], folders: Mapping[str, Path], workers: int) -> str:
     told = (
         f"{len(plan.trials)} trials: {len(plan.settings)} settings x {len(plan.seeds)} seeds"
         f"{'' if len(todo) == len(plan.trials) else f', {len(todo)} of them to run'}"
     )
     if not todo:
         return told
-    files = find_sites(sites)
-    patients = sum(_count_labels(load_site(file).labels) for file in files)
-    seconds = sum(guess_seconds(trial.study, patients, len(files)) for trial in todo)
+    sizes = {name: _count_patients(folder) for name, folder in folders.items()}
+    seconds = sum(guess_seconds(one.study, *sizes[one.population.name]) for one in todo)
     seconds = seconds / max(workers, 1) + (RAY_STARTS if workers else 0)
     where = f"on {workers} Ray workers" if workers else "in this process"
     return f"{told}, {where}; {_duration(seconds)} by a first guess"
+
+
+def _count_patients(sites: Path) -> tuple[int, int]:
+    """Return the number of patients, and of sites."""
+    files = find_sites(sites)
+    return sum(_count_labels(load_site(file).labels) for file in files), len(files)
 
 
 def _count_labels(file: Path) -> int:

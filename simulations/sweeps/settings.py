@@ -46,7 +46,7 @@ def grid_settings(grid: Mapping[str, Sequence[Any]]) -> Iterator[Setting]:
             values = {key: value for key, value in values.items() if is_public(key)}
             values |= {key: math.inf for key in [EPSILON] if key in grid}
             values |= {key: "none" for key in [MECHANISM] if key in grid}
-        slug = _slug(values, grid)
+        slug = make_slug(values, grid)
         if slug not in seen:
             seen.add(slug)
             yield Setting(values, slug, _label(values, grid))
@@ -109,7 +109,8 @@ def _label(values: Mapping[str, Any], grid: Iterable[str]) -> str:
     return ", ".join([NO_DP, *told] if _without_privacy(values) else told)
 
 
-def _slug(values: Mapping[str, Any], grid: Iterable[str]) -> str:
+def make_slug(values: Mapping[str, Any], grid: Iterable[str]) -> str:
+    """Return a folder's name for values of some keys; empty if there are none."""
     parts = [f"{name}-{value}" for name, value in _parts(values, grid)]
     exact = "_".join(["no-dp", *parts] if _without_privacy(values) else parts)
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", exact)

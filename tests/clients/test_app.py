@@ -71,12 +71,15 @@ def test_study_whose_update_would_be_that_of_few_patients_is_refused(site, make_
     assert Asked(site()).ask(TRAIN, instruction_for(study)).status == "refused by the site's policy"
 
 
+@pytest.mark.parametrize(
+    "simulation", [{"faults": {"crash": {"probability": 0.5}}}, {"arrival": {"kind": "window"}}]
+)
 @pytest.mark.parametrize("kind", [DESCRIBE, TRAIN, EVALUATE])
-def test_deployed_site_refuses_a_study_with_faults_and_a_simulated_one_answers(
-    site, make_study, kind, tmp_path
+def test_deployed_site_refuses_what_only_a_simulation_plays_and_a_simulated_one_answers(
+    site, make_study, kind, simulation, tmp_path
 ):
     folder = site()
-    study = make_study(simulation={"faults": {"crash": {"probability": 0.5}}})
+    study = make_study(simulation=simulation)
     instruction = instruction_for(study, split="tuning" if kind == EVALUATE else None)
     reply = Asked(folder).ask(kind, instruction)
     assert (reply.status, reply.body) == ("refused by the site's policy", None)

@@ -42,7 +42,9 @@ def cohort_of(events, patients):
     ).reset_index(drop=True)
     frame["code"] = frame["code"].astype("category")
     rows = np.arange(patients)
-    return Patients(rows, np.zeros(patients, np.float32), frame, {"train": rows}, {}, {}, {})
+    return Patients(
+        rows, np.zeros(patients, np.float32), frame, {"train": rows}, {}, {}, {}, rows / 1.0
+    )
 
 
 def slow_ehr(patients, section, vocabulary):
@@ -399,7 +401,9 @@ def test_a_hundred_thousand_events_take_seconds_at_most():
         }
     )
     rows = np.arange(500)
-    patients = Patients(rows, np.zeros(500), frame, {"train": rows}, {}, {}, {})
+    patients = Patients(
+        rows, np.zeros(500), frame, {"train": rows}, {}, {}, {}, np.full(len(rows), np.nan)
+    )
     section = EhrSection()
     began = time.process_time()
     ehr_tensor(patients, section, agreed_vocabulary(section))

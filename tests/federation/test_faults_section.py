@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from federation.errors import UserError
 from federation.faults import FaultsSection, HostileSection
 from federation.study import Study, load_study
-from server.app import check_faults
+from server.app import check_simulation
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 EVERYTHING = {
@@ -163,11 +163,11 @@ def test_probability_of_zero_is_a_choice_for_sweeps():
         FaultsSection.model_validate({"dropout": {"probability": -0.1}})
 
 
-def test_deployed_coordinator_refuses_a_study_with_faults_and_takes_one_without(make_study):
-    check_faults(make_study(), "study.toml")
-    check_faults(make_study(simulation={}), "study.toml")
-    with pytest.raises(UserError) as caught:
-        check_faults(make_study(simulation={"faults": EVERYTHING}), "study.toml")
-    assert "study.toml: simulation.faults: faults are played in a simulation only" in str(
-        caught.value
-    )
+def test_deployed_coordinator_refuses_what_only_a_simulation_plays(make_study):
+    check_simulation(make_study(), "study.toml")
+    check_simulation(make_study(simulation={}), "study.toml")
+    for name, table in (("faults", EVERYTHING), ("arrival", {"kind": "growing"})):
+        with pytest.raises(UserError) as caught:
+            check_simulation(make_study(simulation={name: table}), "study.toml")
+        told = f"study.toml: simulation.{name}: it is played in a simulation only"
+        assert told in str(caught.value)

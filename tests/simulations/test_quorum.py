@@ -3,6 +3,7 @@
 import pytest
 
 from federation.errors import UserError
+from server.participation import participants
 from simulations.faults import Faults
 from simulations.quorum import check_quorum
 
@@ -90,3 +91,15 @@ def test_backdoor_without_a_modality_for_its_trigger_is_refused(check):
     with pytest.raises(UserError, match="notes alone"):
         check(backdoor, "text")
     assert check(backdoor, "text", "image") == []
+
+
+def test_only_sites_that_a_round_asks_count(check, make_study):
+    sections = {
+        "training": {"rounds": 1},
+        "strategy": {"minimum_sites": 2, "participation": {"kind": "random", "sites": 3}},
+    }
+    asked = list(participants(make_study(**sections), dict.fromkeys(SITES, 0), 1))
+    others = sorted(set(SITES) - set(asked))
+    assert check({"crash": {"probability": 1, "sites": others}}, **sections) == []
+    with pytest.raises(UserError, match="1 of 3 sites will answer"):
+        check({"crash": {"probability": 1, "sites": asked[:2]}}, **sections)

@@ -152,6 +152,7 @@ def cohort(patients=60, seed=0, names=("ehr", "image", "text")):
             subgroups={},
             excluded={},
             notices={},
+            arrival=np.full(patients, np.nan),
         ),
         {
             n: ModalityTensor(values[n], torch.from_numpy(rng.random(patients) < 0.7), {})
