@@ -29,7 +29,7 @@ from clients.training import (
 )
 from clients.workbench import Workbench
 from federation.models.losses import patient_losses
-from federation.models.stacked import MOST_AT_ONCE, StackedModel, can_stack
+from federation.models.stacked import MOST_AT_ONCE, StackedModel
 from federation.privacy.book_keeping import BookKeeping
 from federation.privacy.engine import poisson_sample
 from federation.privacy.noise import grid, on_grid
@@ -71,19 +71,18 @@ def train_all(fits: Sequence[Fit], workbench: Workbench) -> Iterator[Result]:
     """
     for start in range(0, len(fits), MOST_AT_ONCE):
         group = fits[start : start + MOST_AT_ONCE]
-        if workbench.together and _stackable(group[0]):
+        if workbench.stacks(group[0].model) and _repeatable(group[0]):
             yield from _Group(group, workbench).results()
         else:
             yield from (partial(train_alone, fit) for fit in group)
 
 
-def _stackable(fit: Fit) -> bool:
-    if isinstance(fit, PrivateFit):
-        # Outside of simulations nothing repeats the draws, and one site is trained at a time.
-        usual = fit.clipped.mode == "book_keeping" and fit.randomness().seeded
-        if not usual or _sample_size(fit) > fit.study.privacy.physical_batch:
-            return False
-    return can_stack(fit.model)
+def _repeatable(fit: Fit) -> bool:
+    """Outside of simulations nothing repeats private draws, and one site is trained at a time."""
+    if not isinstance(fit, PrivateFit):
+        return True
+    usual = fit.clipped.mode == "book_keeping" and fit.randomness().seeded
+    return usual and _sample_size(fit) <= fit.study.privacy.physical_batch
 
 
 class _Group:
@@ -299,14 +298,14 @@ class _Results:
     def __init__(self, fits: Sequence[Fit], stacked: StackedModel):
         self._stacked = stacked
         self.weights = [fit.start for fit in fits]
-        for copy, fit in enumerate(fits):
-            stacked.load(copy, fit.start)
+        stacked.load(self.weights)
 
     def keep(self, step: int, ends: Sequence[int]) -> None:
         """Take out the weights of the sites that end with this step; the others go on."""
-        for copy, end in enumerate(ends):
-            if step == end:
-                self.weights[copy] = self._stacked.weights(copy)
+        ended = [copy for copy, end in enumerate(ends) if step == end]
+        if ended:
+            for copy, weights in zip(ended, self._stacked.weights(ended), strict=True):
+                self.weights[copy] = weights
 
 
 def _weighted_losses(logits: Tensor, told: Tensor) -> Tensor:

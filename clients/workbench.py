@@ -19,7 +19,7 @@ from clients.site import Site, load_site
 from federation.errors import UserError
 from federation.models.build import FlatModel, build_model, probe_inputs
 from federation.models.losses import patient_losses
-from federation.models.stacked import StackedModel
+from federation.models.stacked import StackedModel, can_stack
 from federation.privacy.clipping import ClippedSum, clipped_sum
 from federation.privacy.layers import UnfitForPrivacy, check_forward, check_loss
 from federation.privacy.noise import OperatingSystem, Randomness
@@ -135,6 +135,10 @@ class Workbench:
         """Return the study's model; its weights are whatever was loaded last."""
         key = ("model", study.fingerprint, vocabulary and vocabulary.canonical, str(device))
         return self._once(key, lambda: _on_one_thread(study, vocabulary, device))
+
+    def stacks(self, model: FlatModel) -> bool:
+        """Whether a model of this workbench is trained in one pass with those of other sites."""
+        return self.together and self._once(("stacks", id(model)), lambda: can_stack(model))
 
     def stacked(self, model: FlatModel, copies: int) -> StackedModel:
         """Return copies of a model of this workbench, to train them in one pass."""

@@ -19,7 +19,7 @@ from clients.workbench import choose_device
 from federation.collect import UpdateSum
 from federation.errors import UserError
 from federation.messages import TRAIN, Instruction, Reply, partial_records
-from federation.models.stacked import MOST_AT_ONCE, can_stack
+from federation.models.stacked import MOST_AT_ONCE
 from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 from simulations.faults import Fate, Faults
@@ -107,7 +107,7 @@ class SiteHost:
         instruction = Instruction.from_records(orders[0].content)
         study, vocabulary = instruction.study, instruction.vocabulary
         model = self._workbench.model(study, vocabulary)
-        at_once = MOST_AT_ONCE if self._workbench.together and can_stack(model) else 1
+        at_once = MOST_AT_ONCE if self._workbench.stacks(model) else 1
         folded = _Folded(UpdateSum(model.parts, study.strategy, instruction.clip))
         arrivals: list[Arrival] = []
         for some in chunks(orders, at_once):

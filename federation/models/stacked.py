@@ -9,7 +9,7 @@ depends neither on who else is in the pass nor on how many there are, to the las
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -139,10 +139,13 @@ class StackedModel:
         self._shapes = [(name, p.shape) for name, p in model.module.named_parameters()]
         self.module = _stacked(model.module)
         self._layers = [m for m in self.module.modules() if isinstance(m, StackedLayer)]
+        self.copies = 0
         self.use(MOST_AT_ONCE)
 
     def use(self, copies: int) -> None:
         """Use so many copies, at most `MOST_AT_ONCE`."""
+        if copies == self.copies:
+            return
         self.copies = copies
         self.vector = nn.Parameter(self._values[:copies], requires_grad=False)
         self.vector.grad = self._gradients[:copies]
@@ -162,17 +165,17 @@ class StackedModel:
         """Where the copies run."""
         return self.vector.device
 
-    def load(self, copy: int, weights: Vector) -> None:
-        """Overwrite the parameters of one copy."""
-        row = self._values[copy, : self._size]
-        if row.device.type == "cpu":
-            row.numpy()[:] = weights
-        else:
-            row.copy_(torch.from_numpy(weights.copy()))
+    def load(self, weights: Sequence[Vector]) -> None:
+        """Overwrite the parameters of each copy; one vector for all is cheapest."""
+        if all(one is weights[0] for one in weights):
+            self._values[: self.copies, : self._size] = torch.from_numpy(weights[0].copy())
+            return
+        for row, one in zip(self._values, weights, strict=False):
+            row[: self._size] = torch.from_numpy(one.copy())
 
-    def weights(self, copy: int) -> Vector:
-        """Return a copy's parameters, (parameters,) float32."""
-        return self._values[copy, : self._size].cpu().numpy().copy()
+    def weights(self, copies: Sequence[int]) -> list[Vector]:
+        """Return the parameters of some copies, (parameters,) float32 each."""
+        return list(self._values[list(copies), : self._size].cpu().numpy())
 
     def set_gradient(
         self,
