@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +17,8 @@ from typing import Any
 from federation.errors import UserError
 
 CONNECT_SECONDS = 10
+LEAST_FREE = 64 * 2**20
+"""Bytes of disk without which Ray does not start, after half a minute and without saying why."""
 SPILLS_UNTIL = 0.95
 """Ray keeps no objects on a disk that is fuller than this."""
 DECIDE_RESULTS = ("wardround", "flwr", "numpy", "opacus", "pandas", "pyarrow", "pydicom", "torch")
@@ -56,6 +60,8 @@ def start_ray(ray: Any, workers: int | None, address: str | None) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is not None:
         _check_answers(address)
+    else:
+        _check_disk(Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()))
     try:
         if address is None:
             # "local", so that a run never joins somebody's cluster by accident.
@@ -67,7 +73,10 @@ def start_ray(ray: Any, workers: int | None, address: str | None) -> None:
         told = " ".join(str(error).split())
         if address is not None:
             raise UserError(
-                "--ray-address", f'no Ray cluster can be joined at "{address}"', remedy=told
+                "--ray-address",
+                f'no Ray cluster can be joined at "{address}": {told}',
+                remedy="Does it run the same versions of Ray and Python? If it asks for a token, "
+                "set RAY_AUTH_MODE=token here, and have its ~/.ray/auth_token.",
             ) from None
         raise UserError(
             "--workers",
@@ -125,6 +134,18 @@ def disk_for_objects(session: Path) -> float:
     """Return how many bytes Ray may write on this machine for what its memory does not hold."""
     usage = shutil.disk_usage(session)
     return max(usage.free - (1 - SPILLS_UNTIL) * usage.total, 0.0)
+
+
+def _check_disk(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE:
+        raise UserError(
+            folder,
+            f"{free / 1e6:,.0f} MB are free, too few for Ray's files and what its memory does not "
+            "hold",
+            remedy="Make room, or name a folder on a larger disk in the environment variable "
+            "TMPDIR.",
+        )
 
 
 def _check_answers(address: str) -> None:

@@ -85,3 +85,11 @@ def test_disk_takes_objects_until_ray_stops_writing(monkeypatch, tmp_path):
     for free, room in {200.0: 150.0, 50.0: 0.0, 20.0: 0.0}.items():
         monkeypatch.setattr(shutil, "disk_usage", lambda _, f=free: usage(1000.0, 1000.0 - f, f))
         assert math.isclose(disk_for_objects(tmp_path), room, abs_tol=1e-9)
+
+
+def test_full_disk_is_said_before_ray_is_started(monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1e9, 1e9, 0))
+    with pytest.raises(UserError, match="0 MB are free") as refused:
+        cluster.start_ray(None, 1, None)
+    assert "TMPDIR" in refused.value.remedy
