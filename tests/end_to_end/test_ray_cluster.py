@@ -16,8 +16,9 @@ from federation.messages import TRAIN
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
 from server.rounds import Task, evaluate, run_rounds
+from simulations import ray_grid
 from simulations.grids import LocalGrid
-from simulations.ray_grid import RayGrid
+from simulations.ray_grid import RayGrid, RayHost
 from simulations.runner import simulate
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -129,15 +130,27 @@ def test_two_machines_give_the_result_of_one_process_and_leave_nothing(
     assert not stores(scratch)
 
 
+class SlowHost(RayHost):
+    """A host that takes its time, so that a machine dies with calls on it."""
+
+    def run(self, envelopes):
+        time.sleep(0.3)
+        return super().run(envelopes)
+
+
 @pytest.mark.parametrize("gracefully", [True, False])
 def test_machine_that_dies_in_mid_round_leaves_its_sites_to_the_other(
-    cluster, scratch, sites, study, gracefully
+    cluster, scratch, sites, study, monkeypatch, gracefully
 ):
-    local = LocalGrid(sites)
+    from ray import cloudpickle
+
+    local = LocalGrid(sites, together=False)
     expected = run_rounds(task(local, study))
     local.close()
-    grid = RayGrid(sites, 2, cluster.address)
-    answer, rounds = grid._answer, []
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(ray_grid, "RayHost", SlowHost)
+    grid = RayGrid(sites, 2, cluster.address, together=False)
+    answer, recover, rounds, recovered = grid._answer, grid._recover, [], []
 
     def killing(messages, end):
         training = messages[0].metadata.message_type == TRAIN
@@ -148,13 +161,17 @@ def test_machine_that_dies_in_mid_round_leaves_its_sites_to_the_other(
                 cluster.remove_node(machine, allow_graceful=gracefully)
             yield reply
 
-    grid._answer = killing
+    def counting(worker, work, flying, queues):
+        recovered.append((sum(rounds), rounds[-1]))
+        yield from recover(worker, work, flying, queues)
+
+    grid._answer, grid._recover = killing, counting
     records = []
     try:
         result = run_rounds(task(grid, study), on_round=lambda record, _: records.append(record))
     finally:
         grid.close()
-    assert not cluster.worker_nodes
+    assert recovered == [(2, True)], "no call was on the machine when it died"
     assert grid.workers == 1
     assert [record["failed"] for record in records] == [{}] * study.training.rounds
     assert [sorted(record["answered"]) for record in records] == [sorted(sites)] * 4
