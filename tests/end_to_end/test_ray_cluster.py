@@ -1,6 +1,7 @@
 """A run on a Ray cluster of two machines: the same result, whatever happens to one of them."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from ray.cluster_utils import Cluster
 from federation.errors import UserError
 from federation.messages import TRAIN
 from federation.vocabulary import agreed_vocabulary
+from server.coordinator import Progress
 from server.exchange import Exchange
 from server.rounds import Task, evaluate, run_rounds
 from simulations import ray_grid
@@ -67,6 +69,7 @@ def blind_machine(tmp_path, scratch):
         initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": MEMORY}
     )
     (tmp_path / "blind").mkdir()
+    (scratch / "there").mkdir()
     start = [
         str(Path(sys.executable).with_name("ray")),
         *("start", "--block", f"--address={cluster.address}", "--num-cpus=1"),
@@ -77,6 +80,7 @@ def blind_machine(tmp_path, scratch):
         ["unshare", "-m", "sh", "-c", hidden, "sh", *start],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(scratch / "there")},
     )
     try:
         _wait_for_machines(cluster, 2)
@@ -105,7 +109,7 @@ def task(grid, study):
 
 
 def stores(scratch):
-    return list(scratch.glob("wardround-*"))
+    return [*scratch.glob("wardround-*"), *scratch.glob("there/wardround-*")]
 
 
 def test_two_machines_give_the_result_of_one_process_and_leave_nothing(
@@ -188,12 +192,24 @@ def test_machine_that_lacks_the_sites_gets_them_and_splits_them_alike(
         secret = file.parent / "state" / "ledger.sqlite"
         secret.parent.mkdir(exist_ok=True)
         secret.write_bytes(b"spent")
-    outcome = {}
+    outcome, copies = {}, set()
+
+    def look(record, rounds):
+        copies.update(scratch.glob("there/wardround-*/sites/*/site.toml"))
+
     for run, options in {"here": {"workers": 0}, "there": {"workers": 2}}.items():
         address = blind_machine.address if run == "there" else None
-        simulate(study, tmp_path / "sites", tmp_path / run, ray_address=address, **options)
+        simulate(
+            study,
+            tmp_path / "sites",
+            tmp_path / run,
+            ray_address=address,
+            progress=Progress(round_done=look),
+            **options,
+        )
         outcome[run] = json.loads((tmp_path / run / "metrics.json").read_text())
     assert outcome["there"] == outcome["here"]
+    assert 0 < len(copies) < len(sites), "each machine fetches the sites that it plays"
     assert not stores(scratch)
 
 

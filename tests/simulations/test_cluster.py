@@ -59,7 +59,8 @@ def test_all_workers_fit_on_the_gpus_at_once(here, data):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "workers", "share"), [(1, 1, 1), (1, 4, 0.25), (2, 4, 0.5), (4, 2, 1), (2, 3, 0.5)]
+    ("gpus", "workers", "share"),
+    [(1, 1, 1), (1, 4, 0.25), (2, 4, 0.5), (4, 2, 1), (2, 3, 0.5), (1, 6, 0.1666)],
 )
 def test_gpus_are_divided_among_workers(gpus, workers, share):
     assert gpu_share([Machine("a", 16, gpus)], workers) == share
