@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,8 @@ def cluster(scratch):
 @pytest.fixture
 def blind_machine(tmp_path, scratch):
     """A second machine that does not see the folder of the sites, nor the run's."""
+    if not may_hide_folders():
+        pytest.skip("needs the right to make a mount namespace")
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": MEMORY}
     )
@@ -99,6 +102,8 @@ def _wait_for_machines(cluster, count):
 
 
 def may_hide_folders():
+    if shutil.which("unshare") is None:
+        return False
     tried = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
     return tried.returncode == 0
 
@@ -186,8 +191,6 @@ def test_machine_that_dies_in_mid_round_leaves_its_sites_to_the_other(
 def test_machine_that_lacks_the_sites_gets_them_and_splits_them_alike(
     blind_machine, scratch, sites, study, tmp_path
 ):
-    if not may_hide_folders():
-        pytest.skip("needs the right to make a mount namespace")
     for file in sites.values():
         secret = file.parent / "state" / "ledger.sqlite"
         secret.parent.mkdir(exist_ok=True)
