@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import shutil
+import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Message
 
+from clients.site import load_site
 from federation.errors import UserError, WardroundError
 from federation.messages import TRAIN, Instruction
 from federation.models.build import build_model
 from federation.models.stacked import MOST_AT_ONCE, can_stack
 from federation.study import Study
-from simulations.cluster import absent, cores_alive, gpus, packed, start_ray, unpack
+from federation.vocabulary import agreed_vocabulary
+from simulations.cluster import disk_for_objects, start_ray, versions
+from simulations.crew import Crew, store_here
 from simulations.faults import Faults
 from simulations.grids import SimulatedGrid, orders
 from simulations.host import Arrival, Inspection, Order, SiteHost, chunks
 from simulations.schedule import Costs, spread
+from simulations.shipping import SITE_FILE, fingerprint, unpack
+
+logger = logging.getLogger("wardround.simulation")
 
 CHUNK = 16
 """Most sites in one call to a host, before it is known what they cost."""
@@ -31,7 +37,6 @@ CALL_SECONDS = 0.1
 AT_AN_ACTOR = 2
 """Calls at an actor at once, so that it never idles."""
 RETRIES = 2
-READY_SECONDS = 60
 
 
 class RayHost:
@@ -40,13 +45,14 @@ class RayHost:
     Args:
         sites: site file by node id.
         pooled: see `SiteHost`.
-        store: likewise, on the machine of this actor.
-        together: likewise.
+        store: name of the folder in which this machine keeps its cohorts.
+        together: see `SiteHost`.
     """
 
-    def __init__(self, sites: Mapping[int, str], pooled: int, store: Path, together: bool):
-        self._sites, self._store = dict(sites), store
-        self._rest = pooled, store, together
+    def __init__(self, sites: Mapping[int, str], pooled: int, store: str, together: bool):
+        self._sites, self._store = dict(sites), store_here(store)
+        self._rest = pooled, self._store, together
+        self._archives: dict[int, Any] = {}
         self._made: SiteHost | None = None
         self._fetched: dict[Any, Any] = {}
 
@@ -70,6 +76,7 @@ class RayHost:
         """
         import ray
 
+        self._fetch(order.node for order in orders)
         self._fetched = {
             reference: self._fetched[reference]
             if reference in self._fetched
@@ -82,6 +89,7 @@ class RayHost:
 
     def inspect(self, nodes: Sequence[int], study: Study) -> list[Inspection]:
         """Read some sites' cohorts."""
+        self._fetch(nodes)
         return self._host.inspect(nodes, study)
 
     def use_ledgers(self, folder: Path | None) -> None:
@@ -92,34 +100,46 @@ class RayHost:
         """Play faults in the rounds that follow."""
         self._host.use_faults(faults)
 
-    def machine(self) -> str:
-        """Return the id of the machine that the actor runs on."""
+    def introduce(self) -> tuple[str, dict[str, str]]:
+        """Return the id of this machine, and the versions it has."""
         import ray
 
-        return str(ray.get_runtime_context().get_node_id())
+        return str(ray.get_runtime_context().get_node_id()), versions()
+
+    def room(self, session: Path) -> float:
+        """Return how many bytes of objects this machine's disk takes."""
+        return disk_for_objects(session)
 
     def reaches(self, file: Path) -> bool:
         """Whether the actor sees a file that the driver has written."""
         return file.exists()
 
-    def absent(self) -> list[str]:
-        """Return the site files that are not on this machine."""
-        return absent(self._sites.values())
+    def lacking(self, seen: Mapping[str, str]) -> list[str]:
+        """Return the site files that are not on this machine as the driver sees them.
+
+        Args:
+            seen: `fingerprint` by site file.
+        """
+        return [file for file, there in seen.items() if fingerprint(file) != there]
 
     def receive(self, archives: Mapping[str, Any]) -> None:
-        """Take in packed sites, by site file, from the object store."""
-        import ray
-
+        """Play copies of some sites, by site file; each is fetched when it is first played."""
         for node, file in self._sites.items():
             if file in archives:
-                folder = self._store / "sites" / str(node)
-                if not (folder / Path(file).name).exists():
-                    unpack(ray.get(archives[file]), folder)
-                self._sites[node] = str(folder / Path(file).name)
+                self._archives[node] = archives[file]
+                self._sites[node] = str(self._folder(node) / SITE_FILE)
 
-    def clear(self) -> None:
-        """Remove what was kept on this machine."""
-        shutil.rmtree(self._store, ignore_errors=True)
+    def _fetch(self, nodes: Iterable[int]) -> None:
+        import ray
+
+        wanted = set(nodes)
+        if self._rest[0] in wanted:
+            wanted = set(self._sites)
+        for node in wanted & set(self._archives):
+            unpack(ray.get(self._archives.pop(node)), self._folder(node))
+
+    def _folder(self, node: int) -> Path:
+        return self._store / "sites" / str(node)
 
 
 @dataclass
@@ -157,31 +177,42 @@ class RayGrid(SimulatedGrid):
         super().__init__(sites, together)
         import ray
 
-        self._ray, self._shared = ray, address is not None
-        cores = start_ray(ray, workers, address)
-        self.workers = min(workers or cores, len(self.names))
+        self._ray = ray
         self._calls = itertools.count()
-        share = min(gpus(ray) / self.workers, 1.0)
-        self._actor_class = ray.remote(RayHost).options(num_cpus=1, num_gpus=share)
         self._ledgers: Path | None = None
-        self._faults: Faults | None = None
-        self._archives: dict[str, Any] = {}
         self._stackable: dict[str, bool] = {}
         self._costs = Costs(self.files, self.pooled_node)
-        self._actors: dict[int, Any] = {}
-        self._machines: dict[int, str] = {}
-        for worker in range(self.workers):
-            self._actors[worker] = self._new_actor()
-        for worker in list(self._actors):
-            self._settle(worker)
+        start_ray(ray, workers, address)
+        try:
+            self._crew = Crew(
+                ray,
+                RayHost,
+                (self.files, self.pooled_node, self.store.name, together),
+                workers,
+                shared=address is not None,
+                store=self.store.name,
+                gpus=any(load_site(Path(f)).settings.site.device != "cpu" for f in sites.values()),
+            )
+        except BaseException:
+            ray.shutdown()
+            raise
+        self.workers = len(self._crew.actors)
 
     def inspect(self, study: Study) -> list[Inspection]:
-        """Read every site's cohort, all actors at once."""
-        mine = spread(self._costs.of(self.names), list(self._actors), {})
-        calls = [self._actors[w].inspect.remote(nodes, study) for w, nodes in mine.items()]
+        """Read every site's cohort, all actors at once.
+
+        Raises:
+            UserError: if a disk has no room for the cohorts, or for Ray's objects.
+            WardroundError: if a process dies of it.
+        """
+        self._crew.check_room(self._bytes_at_once(study))
+        mine = spread(self._costs.of(self.names), list(self._crew.actors), {})
+        calls = [self._crew.actors[w].inspect.remote(nodes, study) for w, nodes in mine.items()]
         try:
             found = self._ray.get(calls)
         except self._ray.exceptions.RayError as error:
+            if isinstance(getattr(error, "cause", None), UserError):
+                raise error.cause from None  # type: ignore[attr-defined]
             raise WardroundError(
                 f"A process that was reading cohorts died: {type(error).__name__}. Cohorts that do "
                 "not fit into memory are the usual cause; fewer --workers need less."
@@ -192,36 +223,20 @@ class RayGrid(SimulatedGrid):
         """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own.
 
         Raises:
-            UserError: if a machine of the cluster does not share the folder, or has copies of the
-                sites only, whose ledgers would be lost with the run.
+            UserError: if a machine has copies of the sites only, whose ledgers would be lost with
+                the run.
         """
+        self._crew.allow_copies(folder is not None)
         self._ledgers = None if folder is None else folder.absolute()
-        self._everywhere("use_ledgers", self._ledgers)
+        self._crew.tell("use_ledgers", self._ledgers)
 
     def check_ledgers(self) -> None:
-        """Make sure that every machine writes the ledgers where they last.
+        """Make sure that every machine writes the run's ledgers where they last.
 
         Raises:
             UserError: naming what must be shared.
         """
-        if not self._shared:
-            return
-        if self._ledgers is None:
-            if self._archives:
-                raise UserError(
-                    "--site-ledgers",
-                    "some machines of the cluster have copies of the sites' folders only",
-                    remedy="Put the folders where every machine reaches them by the same path.",
-                )
-            return
-        self._ledgers.mkdir(parents=True, exist_ok=True)
-        seen = self._ledgers / ".reached"
-        seen.touch()
-        try:
-            reached = all(self._everywhere("reaches", seen))
-        finally:
-            seen.unlink()
-        if not reached:
+        if self._ledgers is not None and not self._crew.all_reach(self._ledgers):
             raise UserError(
                 "--out",
                 f"{self._ledgers.parent} is not reached by every machine of the cluster, and the "
@@ -231,46 +246,19 @@ class RayGrid(SimulatedGrid):
 
     def use_faults(self, faults: Faults | None) -> None:
         """Play faults in the rounds that follow."""
-        self._faults = faults
-        self._everywhere("use_faults", faults)
+        self._crew.tell("use_faults", faults)
 
     def close(self) -> None:
         """End the actors, and leave Ray."""
-        self._ray.wait(
-            [actor.clear.remote() for actor in self._actors.values()],
-            num_returns=len(self._actors),
-            timeout=5,
-        )
-        for actor in self._actors.values():
-            self._ray.kill(actor)
-        self._ray.shutdown()
-        super().close()
+        try:
+            self._crew.close()
+        finally:
+            self._ray.shutdown()
+            super().close()
 
     def kill_worker(self, worker: int) -> None:
         """Kill one actor's process, as a crash would; for fault experiments."""
-        self._ray.kill(self._actors[worker])
-
-    def _everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors.values()]
-        found: list[Any] = self._ray.get(calls)
-        return found
-
-    def _new_actor(self) -> Any:
-        return self._actor_class.remote(self.files, self.pooled_node, self.store, self.together)
-
-    def _settle(self, worker: int) -> None:
-        """Give an actor what it needs before its first call; it works off its calls in order."""
-        actor = self._actors[worker]
-        if self._shared:
-            self._machines[worker] = self._ray.get(actor.machine.remote(), timeout=READY_SECONDS)
-            lacking = self._ray.get(actor.absent.remote())
-            for file in lacking:
-                if file not in self._archives:
-                    self._archives[file] = self._ray.put(packed(Path(file)))
-            if lacking:
-                actor.receive.remote({file: self._archives[file] for file in lacking})
-        actor.use_ledgers.remote(self._ledgers)
-        actor.use_faults.remote(self._faults)
+        self._ray.kill(self._crew.actors[worker])
 
     def _answer(self, messages: Sequence[Message], end: float | None) -> Iterator[Message]:
         shared = {id(m.content): m.content for m in messages}
@@ -287,7 +275,7 @@ class RayGrid(SimulatedGrid):
                     work.started = next(self._calls)
                     flying[self._call(worker, work, references)] = worker, work
 
-        for worker in list(self._actors) * AT_AN_ACTOR:
+        for worker in list(self._crew.actors) * AT_AN_ACTOR:
             launch(worker)
         while flying:
             left = None if end is None else max(end - time.monotonic(), 0)
@@ -299,26 +287,37 @@ class RayGrid(SimulatedGrid):
             worker, work = flying.pop(done[0])
             try:
                 arrivals, seconds = self._ray.get(done[0])
-            except self._ray.exceptions.RayActorError:
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError):
                 arrivals, seconds = self._recover(worker, work, flying, queues), {}
-            except self._ray.exceptions.RayError:  # the host raised and lives, out of memory say
+            except self._ray.exceptions.RayError as error:
+                # The host raised and lives, out of memory say. Its text may hold a patient's value.
+                cause = type(getattr(error, "cause", None) or error).__name__
+                logger.warning("a host failed on %d sites: %s", len(work.orders), cause)
                 arrivals, seconds = _lost(work), {}
             self._costs.note(seconds)
             for arrival in arrivals:
                 yield self._reply(arrival, messages)
-            for other in list(self._actors):
+            for other in list(self._crew.actors):
                 launch(other)
 
     def _call(self, worker: int, work: _Work, references: Mapping[int, Any]) -> Any:
         """Send work to an actor, with one reference for each content."""
         keys = list(dict.fromkeys(order.content for order in work.orders))
         sent = [order._replace(content=keys.index(order.content)) for order in work.orders]
-        return self._actors[worker].run.remote(sent, [references[key] for key in keys])
+        return self._crew.actors[worker].run.remote(sent, [references[key] for key in keys])
+
+    def _bytes_at_once(self, study: Study) -> int:
+        """Return the bytes of weights and sums that are in Ray's object store in a round."""
+        section = study.modalities.ehr
+        if section is not None and section.vocabulary == "prepared":
+            return 0  # not known before the sites were asked
+        model = build_model(study, None if section is None else agreed_vocabulary(section))
+        return 8 * len(model.vector) * (1 + AT_AN_ACTOR * self.workers)
 
     def _queues(self, sent: Sequence[Order], together: bool) -> dict[int, deque[_Work]]:
         """Group messages by actor, in chunks that keep all actors busy to the end."""
         by_node = {order.node: order for order in sent}
-        mine = spread(self._costs.of(by_node), list(self._actors), self._costs.homes)
+        mine = spread(self._costs.of(by_node), list(self._crew.actors), self._costs.homes)
         queues = {}
         for worker, nodes in mine.items():
             most = MOST_AT_ONCE if together else min(CHUNK, max((len(nodes) + 3) // 4, 1))
@@ -346,8 +345,8 @@ class RayGrid(SimulatedGrid):
         """
         if queues[worker]:
             return queues[worker].popleft()
-        machine = self._machines.get(worker)
-        others = [w for w in self._actors if self._machines.get(w) == machine]
+        machine = self._crew.machines.get(worker)
+        others = [w for w in self._crew.actors if self._crew.machines.get(w) == machine]
         most = max(others, key=lambda other: len(queues[other]))
         return queues[most].pop() if queues[most] else None
 
@@ -369,29 +368,15 @@ class RayGrid(SimulatedGrid):
         if not given_up:
             queue.extendleft(_Work([order], tries) for order in reversed(running.orders))
         self._replace(worker)
-        if worker not in self._actors:
-            heirs = itertools.cycle(self._actors)
+        if worker not in self._crew.actors:
+            heirs = itertools.cycle(self._crew.actors)
             for left in queues.pop(worker):
                 queues[next(heirs)].append(left)
         return given_up
 
     def _replace(self, worker: int) -> None:
-        """Start an actor in the place of one; without a machine for it, go on with the others."""
-        self._ray.kill(self._actors[worker])
-        self._actors[worker] = self._new_actor()
-        gone = self._shared and cores_alive(self._ray) < len(self._actors)
-        try:
-            if not gone:
-                self._settle(worker)
-        except (self._ray.exceptions.GetTimeoutError, self._ray.exceptions.RayActorError):
-            gone = True
-        if not gone:
-            return
-        self._ray.kill(self._actors.pop(worker))
-        self._machines.pop(worker, None)
-        if not self._actors:
-            raise WardroundError("The Ray cluster has lost all machines that trained.")
-        self.workers = len(self._actors)
+        self._crew.replace(worker)
+        self.workers = len(self._crew.actors)
 
 
 def _lost(work: _Work) -> list[Arrival]:

@@ -30,6 +30,15 @@ from federation.errors import UserError
 Key = tuple[Any, ...]
 
 
+def no_room(folder: Path, error: Exception) -> UserError:
+    """Say that a folder for what a simulation prepares cannot be written to."""
+    return UserError(
+        folder,
+        f"prepared cohorts cannot be kept here: {error}",
+        remedy="Make room, or name a folder on a larger disk in the environment variable TMPDIR.",
+    )
+
+
 class CohortStore:
     """A folder of cohorts' parts, each under what it follows from.
 
@@ -114,7 +123,7 @@ class CohortStore:
     def _write(self, key: Key, arrays: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         path = self._path(key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, draft = tempfile.mkstemp(dir=self.folder)
             os.close(handle)
             try:
@@ -126,12 +135,7 @@ class CohortStore:
         except Exception as error:
             if not isinstance(error, OSError) and "I/O error" not in str(error):
                 raise
-            raise UserError(
-                self.folder,
-                f"prepared cohorts cannot be kept here: {error}",
-                remedy="Make room, or name a folder on a larger disk in the environment variable "
-                "TMPDIR.",
-            ) from None
+            raise no_room(self.folder, error) from None
 
     def _path(self, key: Key) -> Path:
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:40]
