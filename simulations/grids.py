@@ -13,7 +13,7 @@ import time
 import uuid
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Error, Message, RecordDict
@@ -116,8 +116,15 @@ class SimulatedGrid(Grid):
         yield from self._answer(self._stamped(messages), end)
 
     @abstractmethod
-    def inspect(self, study: Study) -> list[Inspection]:
-        """Read every site's cohort, and report what was excluded or cannot be read."""
+    def inspect(
+        self, study: Study, done: Callable[[int], None] = lambda n: None
+    ) -> list[Inspection]:
+        """Read every site's cohort, and report what was excluded or cannot be read.
+
+        Args:
+            study: the resolved study.
+            done: told how many sites have been read.
+        """
 
     @abstractmethod
     def use_ledgers(self, folder: Path | None) -> None:
@@ -162,9 +169,15 @@ class LocalGrid(SimulatedGrid):
         super().__init__(sites, together)
         self._host = SiteHost(self.files, self.pooled_node, self.store, together)
 
-    def inspect(self, study: Study) -> list[Inspection]:
+    def inspect(
+        self, study: Study, done: Callable[[int], None] = lambda n: None
+    ) -> list[Inspection]:
         """Read every site's cohort."""
-        return self._host.inspect(list(self.names), study)
+        found: list[Inspection] = []
+        for node in self.names:
+            found += self._host.inspect([node], study)
+            done(len(found))
+        return found
 
     def use_ledgers(self, folder: Path | None) -> None:
         """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ CHUNK = 16
 """Most sites in one call to a host, before it is known what they cost."""
 CALL_SECONDS = 0.1
 """What a call should take, then: enough to hide what the call itself costs."""
+READ_AT_ONCE = 64
+"""Cohorts read in one call, so that one hears of them."""
 AT_AN_ACTOR = 2
 """Calls at an actor at once, so that it never idles."""
 RETRIES = 2
@@ -198,7 +200,9 @@ class RayGrid(SimulatedGrid):
             raise
         self.workers = len(self._crew.actors)
 
-    def inspect(self, study: Study) -> list[Inspection]:
+    def inspect(
+        self, study: Study, done: Callable[[int], None] = lambda n: None
+    ) -> list[Inspection]:
         """Read every site's cohort, all actors at once.
 
         Raises:
@@ -207,9 +211,17 @@ class RayGrid(SimulatedGrid):
         """
         self._crew.check_room(self._bytes_at_once(study))
         mine = spread(self._costs.of(self.names), list(self._crew.actors), {})
-        calls = [self._crew.actors[w].inspect.remote(nodes, study) for w, nodes in mine.items()]
+        calls = [
+            self._crew.actors[worker].inspect.remote(some, study)
+            for worker, nodes in mine.items()
+            for some in chunks(nodes, READ_AT_ONCE)
+        ]
+        found: list[Inspection] = []
         try:
-            found = self._ray.get(calls)
+            while calls:
+                ready, calls = self._ray.wait(calls)
+                found += self._ray.get(ready[0])
+                done(len(found))
         except self._ray.exceptions.RayError as error:
             if isinstance(getattr(error, "cause", None), UserError):
                 raise error.cause from None  # type: ignore[attr-defined]
@@ -217,7 +229,7 @@ class RayGrid(SimulatedGrid):
                 f"A process that was reading cohorts died: {type(error).__name__}. Cohorts that do "
                 "not fit into memory are the usual cause; fewer --workers need less."
             ) from None
-        return sorted(itertools.chain(*found), key=lambda inspection: inspection.site)
+        return sorted(found, key=lambda inspection: inspection.site)
 
     def use_ledgers(self, folder: Path | None) -> None:
         """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own.

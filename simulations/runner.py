@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from simulations.ray_grid import RayGrid
 from simulations.shifts.record import copy_record
 
 MANY_SITES = 32
+TELL_SECONDS = 10.0
 LEDGERS = "ledgers"
 
 
@@ -221,7 +223,7 @@ def _grid(
 def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> list[Inspection]:
     """Read all cohorts before anything is trained, so that a mistake costs seconds."""
     progress.tell("reading cohorts")
-    inspections = grid.inspect(study)
+    inspections = grid.inspect(study, _Reading(progress, len(grid.names)).done)
     errors = [inspection.error for inspection in inspections if inspection.error is not None]
     if errors:
         raise errors[0]
@@ -234,6 +236,20 @@ def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> list[Insp
     counted = sum((Counter(inspection.counted) for inspection in inspections), Counter())
     progress.tell(f"{len(inspections)} sites: {total:,} patients{_counted(counted)}")
     return inspections
+
+
+class _Reading:
+    """Tells at times how many cohorts have been read."""
+
+    def __init__(self, progress: Progress, sites: int):
+        self._progress, self._sites = progress, sites
+        self._told = time.monotonic()
+
+    def done(self, read: int) -> None:
+        """Tell, unless it was told a moment ago."""
+        if time.monotonic() - self._told > TELL_SECONDS:
+            self._told = time.monotonic()
+            self._progress.tell(f"read {read} of {self._sites} sites")
 
 
 def _counted(counted: Mapping[str, int]) -> str:
