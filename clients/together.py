@@ -34,6 +34,7 @@ from federation.privacy.book_keeping import BookKeeping
 from federation.privacy.engine import poisson_sample
 from federation.privacy.noise import grid, on_grid
 from federation.privacy.stacked_layers import stacked_rule_for
+from federation.study import OptimizerSection
 
 Result = Callable[[], Fitted]
 """What came of training a site's model; raises what training it raised."""
@@ -130,6 +131,7 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
     ends = [one.steps for one in passes]
     losses: list[list[float]] = [[] for _ in fits]
     optimizer = make_optimizer(stacked.vector, training.optimizer)
+    plain = _plain_step(training.optimizer)
     results = _Results(fits, stacked)
     for step, ((values, present, labels), sizes) in enumerate(_batches(fits, passes, size), 1):
         if dropout:
@@ -147,11 +149,12 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
             )
             return found[: len(logits)]
 
-        found = stacked.set_gradient(values, present, loss, factors)
+        found = stacked.differentiate(values, present, loss, factors, plain)
         means = (found * factors).view(len(fits), -1).sum(1)
         for one, mean in zip(losses, means.tolist(), strict=True):
             one.append(mean)
-        optimizer.step()
+        if plain is None:
+            optimizer.step()
         results.keep(step, ends)
     return [
         Fitted.of(weights, one[:end], end)
@@ -281,6 +284,12 @@ def _batches(
         for step in range(window):
             patients = [sizes[step] for _, sizes in taken]
             yield _at(together, step, _multiple(max(patients), EVEN)), patients
+
+
+def _plain_step(section: OptimizerSection) -> float | None:
+    """Return by what a gradient is multiplied, if a step of the optimiser is no more than that."""
+    more = section.name != "sgd" or section.momentum or section.weight_decay
+    return None if more else -section.lr
 
 
 def _positive_weights(fits: Sequence[PlainFit]) -> Tensor | None:

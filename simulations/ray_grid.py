@@ -25,7 +25,7 @@ from simulations.crew import Crew, store_here
 from simulations.faults import Faults
 from simulations.grids import SimulatedGrid, orders
 from simulations.host import Arrival, Inspection, Order, SiteHost, chunks
-from simulations.schedule import Costs, spread
+from simulations.schedule import Costs, halves, spread
 from simulations.shipping import SITE_FILE, fingerprint, unpack
 
 logger = logging.getLogger("wardround.simulation")
@@ -33,7 +33,7 @@ logger = logging.getLogger("wardround.simulation")
 CHUNK = 16
 """Most sites in one call to a host, before it is known what they cost."""
 CALL_SECONDS = 0.1
-"""What a call should take, then: enough to hide what the call itself costs."""
+"""What a call should take at least, then: enough to hide what the call itself costs."""
 READ_AT_ONCE = 64
 """Cohorts read in one call, so that one hears of them."""
 AT_AN_ACTOR = 2
@@ -332,12 +332,14 @@ class RayGrid(SimulatedGrid):
         mine = spread(self._costs.of(by_node), list(self._crew.actors), self._costs.homes)
         queues = {}
         for worker, nodes in mine.items():
-            most = MOST_AT_ONCE if together else min(CHUNK, max((len(nodes) + 3) // 4, 1))
+            own = [by_node[node] for node in nodes]
             seconds = self._costs.measured(nodes)
             if seconds is not None:
-                most = max(int(len(nodes) * CALL_SECONDS / seconds), 1)
-            own = [by_node[node] for node in nodes]
-            queues[worker] = deque(_Work(chunk) for chunk in chunks(own, most))
+                calls = halves(own, max(int(len(nodes) * CALL_SECONDS / seconds), 1))
+            else:
+                most = MOST_AT_ONCE if together else min(CHUNK, max((len(nodes) + 3) // 4, 1))
+                calls = chunks(own, most)
+            queues[worker] = deque(_Work(call) for call in calls)
         return queues
 
     def _trained_together(self, message: Message) -> bool:

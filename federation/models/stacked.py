@@ -49,12 +49,13 @@ class StackedLayer(nn.Module):
         """x: (copies * patients, ...), one copy's patients after another's."""
         raise NotImplementedError
 
-    def add(self, x: Tensor, gradient: Tensor) -> None:
-        """Add to the parameters' gradients, (copies, ...) each, what one call gives.
+    def add(self, x: Tensor, gradient: Tensor, step: float | None = None) -> None:
+        """Add what one call gives to the parameters' gradients, (copies, ...) each.
 
         Args:
             x: the call's input.
             gradient: that of its output.
+            step: instead of to the gradients, add this multiple of them to the parameters.
         """
         raise NotImplementedError
 
@@ -78,16 +79,16 @@ class StackedLinear(StackedLayer):
             out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
         return out.view(*x.shape[:-1], self.width)
 
-    def add(self, x: Tensor, gradient: Tensor) -> None:
+    def add(self, x: Tensor, gradient: Tensor, step: float | None = None) -> None:
         """See `StackedLayer`."""
         rows = x.reshape(self.copies, -1, x.shape[-1])
         g = gradient.reshape(self.copies, -1, self.width)
-        weight, bias = cast(Tensor, self.weight.grad), cast(Tensor, self.bias.grad)
+        weight, bias, alpha = _target(self.weight, step), _target(self.bias, step), step or 1.0
         if self.width == 1:
-            weight.squeeze(1).add_((g * rows).sum(1))
+            weight.squeeze(1).add_((g * rows).sum(1), alpha=alpha)
         else:
-            weight.baddbmm_(g.transpose(1, 2), rows)
-        bias.add_(g.sum(1))
+            weight.baddbmm_(g.transpose(1, 2), rows, alpha=alpha)
+        bias.add_(g.sum(1), alpha=alpha)
 
 
 class StackedEmbedding(StackedLayer):
@@ -104,15 +105,20 @@ class StackedEmbedding(StackedLayer):
         tables = torch.arange(self.copies, device=x.device).unsqueeze(1)
         return self.weight[tables, x.reshape(self.copies, -1)].view(*x.shape, -1)
 
-    def add(self, x: Tensor, gradient: Tensor) -> None:
+    def add(self, x: Tensor, gradient: Tensor, step: float | None = None) -> None:
         """See `StackedLayer`."""
         if self.padding_idx is not None:
             gradient = gradient.masked_fill((x == self.padding_idx).unsqueeze(-1), 0)
         width = gradient.shape[-1]
         places = x.reshape(self.copies, -1)
         gradients = gradient.reshape(self.copies, -1, width)
-        for table, rows, g in zip(cast(Tensor, self.weight.grad), places, gradients, strict=True):
-            table.index_add_(0, rows, g)
+        tables = _target(self.weight, step)
+        for table, rows, g in zip(tables, places, gradients, strict=True):
+            table.index_add_(0, rows, g, alpha=step or 1.0)
+
+
+def _target(parameter: nn.Parameter, step: float | None) -> Tensor:
+    return cast(Tensor, parameter.grad) if step is None else parameter.detach()
 
 
 STACKED: dict[type[nn.Module], type[StackedLinear] | type[StackedEmbedding]] = {
@@ -175,14 +181,16 @@ class StackedModel:
 
     def weights(self, copies: Sequence[int]) -> list[Vector]:
         """Return the parameters of some copies, (parameters,) float32 each."""
-        return list(self._values[list(copies), : self._size].cpu().numpy())
+        rows = [self._values[copy, : self._size] for copy in copies]
+        return [row.cpu().numpy().copy() for row in rows]
 
-    def set_gradient(
+    def differentiate(
         self,
         values: Mapping[str, Tensor],
         present: Mapping[str, Tensor],
         loss: Callable[[Tensor], Tensor],
         factors: Tensor,
+        step: float | None = None,
     ) -> Tensor:
         """Set each copy's gradient to that of its patients' losses, added up with factors.
 
@@ -193,6 +201,7 @@ class StackedModel:
             present: likewise.
             loss: logits -> losses, (copies * patients,) each.
             factors: (copies * patients,).
+            step: leave the gradients, and add this multiple of them to the parameters at once.
 
         Returns:
             The losses, detached.
@@ -204,10 +213,11 @@ class StackedModel:
             layer.seen = []
         found = torch.autograd.grad(losses, [c[2] for c in calls], factors, allow_unused=True)
         with torch.no_grad():
-            self.vector.grad.zero_()
+            if step is None:
+                self.vector.grad.zero_()
             for (layer, x, _), gradient in zip(calls, found, strict=True):
                 if gradient is not None:
-                    layer.add(x, gradient)
+                    layer.add(x, gradient, step)
         return losses.detach()
 
 

@@ -22,6 +22,7 @@ from federation.vocabulary import agreed_vocabulary
 SIZES = (12, 45, 23, 40, 31)
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 STUDIES = [
+    {"training": {"batch_size": 10, "local_epochs": 2, "optimizer": {"name": "sgd", "lr": 0.2}}},
     {"training": {"batch_size": 10, "optimizer": SGD}},
     {"training": {"batch_size": 7, "local_epochs": 2, "optimizer": {"name": "adamw"}}},
     {"training": {"batch_size": 16, "local_steps": 9, "optimizer": {"name": "adam"}}},
@@ -84,7 +85,7 @@ def test_together_is_what_each_site_finds_alone(prepare, private, sections):
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
-@pytest.mark.parametrize("sections", STUDIES[:1] + STUDIES[3:5])
+@pytest.mark.parametrize("sections", STUDIES[:2] + STUDIES[4:6])
 def test_company_does_not_change_a_bit(prepare, private, sections):
     bench, fits = prepare(private, **sections)
     whole = [one.weights for one in all_of(fits, bench)]
