@@ -14,17 +14,26 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
-from torch.nn.utils.rnn import pad_sequence
 
+from clients.side_by_side import (
+    EVEN,
+    Passes,
+    at_step,
+    batches_of,
+    dropped,
+    gathered,
+    multiple,
+    padded,
+    put,
+    sample_masks,
+)
 from clients.training import (
     Fit,
     Fitted,
     PlainFit,
     PrivateFit,
-    drop_modalities,
     make_optimizer,
     positive_weight,
-    shuffled,
     train_alone,
 )
 from clients.workbench import Workbench
@@ -42,16 +51,9 @@ Result = Callable[[], Fitted]
 LANES = 32
 """Exponentials are taken of so many numbers at a time; what is left over is computed otherwise, so
 nothing is left over."""
-EVEN = 8
-"""Rows of a site are a multiple of it."""
-WINDOW = 8
-"""Batches gathered from a cohort in one go."""
 ROOM = 2.8
 """Standard deviations of a Poisson sample's size for which there is room; the rest of a larger
 sample, one in 400, takes another pass."""
-
-Rows = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
-"""Values and presence by modality, and labels, of all sites."""
 
 
 class NotTogether(Exception):
@@ -125,17 +127,17 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
     """
     study = fits[0].study
     training, dropout = study.training, study.fusion.modality_dropout
-    size = _multiple(training.batch_size, EVEN)
-    passes = [_Passes(fit, size) for fit in fits]
+    size = multiple(training.batch_size, EVEN)
+    passes = [Passes(fit, size) for fit in fits]
     positive = _positive_weights(fits)
     ends = [one.steps for one in passes]
     losses: list[list[float]] = [[] for _ in fits]
     optimizer = make_optimizer(stacked.vector, training.optimizer)
     plain = _plain_step(training.optimizer)
     results = _Results(fits, stacked)
-    for step, ((values, present, labels), sizes) in enumerate(_batches(fits, passes, size), 1):
+    for step, ((values, present, labels), sizes) in enumerate(batches_of(fits, passes, size), 1):
         if dropout:
-            present = _dropped(present, sizes, dropout, [one.uniform for one in passes])
+            present = dropped(present, sizes, dropout, [one.uniform for one in passes])
         factors = _shares(torch.tensor(sizes), len(labels) // len(fits), stacked.device)
         weight = (
             None
@@ -198,17 +200,17 @@ def privately_together(fits: Sequence[PrivateFit], stacked: StackedModel) -> lis
         masks = None
         if dropout:
             masks = [
-                _masks(fit, some, source.uniform)
+                sample_masks(fit, some, source.uniform)
                 for fit, some, source in zip(fits, chosen, sources, strict=True)
             ]
         gradient.zero_()
         for start in range(0, max(map(len, chosen)), size):
             part = [some[start : start + size] for some in chosen]
-            rows = [_padded([some], 1, size) for some in part]
-            values, present, labels = _at(_inputs(fits, rows, 1, size), 0, size)
+            rows = [padded([some], 1, size) for some in part]
+            values, present, labels = at_step(gathered(fits, rows, 1, size), 0, size)
             if masks is not None:
                 some = [{k: m[start : start + size] for k, m in mask.items()} for mask in masks]
-                present = _put(present, some)
+                present = put(present, some)
             real = _shares(torch.tensor([len(some) for some in part]), size, stacked.device) > 0
             if clipped(values, present, torch.stack([labels, real.float()], 1)) is not None:
                 raise NotTogether
@@ -222,68 +224,10 @@ def privately_together(fits: Sequence[PrivateFit], stacked: StackedModel) -> lis
     return [Fitted(w, None, end) for w, end in zip(results.weights, ends, strict=True)]
 
 
-def _multiple(number: int, of: int) -> int:
-    return -(-number // of) * of
-
-
 def _sample_size(fit: Fit) -> int:
     """Return how many rows each site has in a private step."""
     expected = fit.study.training.batch_size
-    return _multiple(math.ceil(expected + ROOM * math.sqrt(expected)), EVEN)
-
-
-class _Passes:
-    """A site's passes over its training patients, batch by batch.
-
-    Attributes:
-        steps: how many batches the round has.
-    """
-
-    def __init__(self, fit: PlainFit, size: int):
-        self._rows, self._generator = fit.rows, fit.generator()
-        self._batch, self._size = fit.study.training.batch_size, size
-        self._order = self._rows[:0].view(0, size)
-        self.steps = self._left = fit.study.training.steps(len(self._rows))
-
-    @property
-    def ready(self) -> int:
-        """How many batches are left of the pass; a new one begins with the draw of its order."""
-        if not len(self._order) and self._left:
-            order = shuffled(self._rows, self._generator)
-            full = pad(order, (0, -len(order) % self._batch)).view(-1, self._batch)
-            self._order = pad(full, (0, self._size - self._batch))[: self._left]
-            self._unseen = len(order)
-        return len(self._order)
-
-    def take(self, batches: int) -> tuple[Tensor, list[int]]:
-        """Return the next batches, (batches * size,) rows, and how many of each batch are real.
-
-        After the last one there are batches of nobody.
-        """
-        sizes = [min(self._batch, max(self._unseen - k * self._batch, 0)) for k in range(batches)]
-        taken, self._order = self._order[:batches], self._order[batches:]
-        if not len(taken):
-            return torch.zeros(batches * self._size, dtype=torch.long), [0] * batches
-        self._unseen -= sum(sizes)
-        self._left -= batches
-        return taken.flatten(), sizes
-
-    def uniform(self, size: int) -> Tensor:
-        """Return numbers in [0, 1), (size,)."""
-        return torch.rand(size, generator=self._generator)
-
-
-def _batches(
-    fits: Sequence[Fit], passes: Sequence[_Passes], size: int
-) -> Iterator[tuple[Rows, list[int]]]:
-    """Yield each step's batches of all sites, and how many patients each site has in its own."""
-    while any(ready := [one.ready for one in passes]):
-        window = min(WINDOW, *(number for number in ready if number), WINDOW)
-        taken = [one.take(window) for one in passes]
-        together = _inputs(fits, [rows for rows, _ in taken], window, size)
-        for step in range(window):
-            patients = [sizes[step] for _, sizes in taken]
-            yield _at(together, step, _multiple(max(patients), EVEN)), patients
+    return multiple(math.ceil(expected + ROOM * math.sqrt(expected)), EVEN)
 
 
 def _plain_step(section: OptimizerSection) -> float | None:
@@ -327,86 +271,7 @@ def _filled(numbers: Tensor) -> Tensor:
     return pad(numbers, (0, -len(numbers) % LANES))
 
 
-def _padded(chosen: Sequence[Tensor], steps: int, size: int) -> Tensor:
-    """Return rows of a cohort, (steps * size,); where there are too few, the first one."""
-    if not chosen:
-        return torch.zeros(steps * size, dtype=torch.long)
-    short = pad_sequence(list(chosen), batch_first=True)
-    return pad(short, (0, size - short.shape[1], 0, steps - short.shape[0])).flatten()
-
-
-def _inputs(fits: Sequence[Fit], rows: Sequence[Tensor], steps: int, size: int) -> Rows:
-    """Gather rows of each site's cohort, (sites, steps, size, ...) each."""
-    device = fits[0].model.device
-    shape = len(fits), steps, size
-
-    def gathered(tensors: list[Tensor]) -> Tensor:
-        out = tensors[0].new_empty(len(fits), steps * size, *tensors[0].shape[1:])
-        for into, tensor, which in zip(out, tensors, rows, strict=True):
-            torch.index_select(tensor, 0, which, out=into)
-        return out.view(*shape, *out.shape[2:]).to(device)
-
-    cohorts = [fit.cohort for fit in fits]
-    names = list(cohorts[0].modalities)
-    return (
-        {name: gathered([c.modalities[name].values for c in cohorts]) for name in names},
-        {name: gathered([c.modalities[name].present for c in cohorts]) for name in names},
-        gathered([c.labels for c in cohorts]),
-    )
-
-
-def _at(together: Rows, step: int, size: int) -> Rows:
-    """Return what the sites see in one step, the first rows of each, (sites * size, ...)."""
-    values, present, labels = together
-    return (
-        {name: value[:, step, :size].flatten(0, 1) for name, value in values.items()},
-        {name: mask[:, step, :size].flatten() for name, mask in present.items()},
-        labels[:, step, :size].flatten(),
-    )
-
-
 def _shares(sizes: Tensor, size: int, device: torch.device) -> Tensor:
     """Return what each row weighs in the mean of its site's batch, (sites * size,) float32."""
     filled = torch.arange(size) < sizes.unsqueeze(1)
     return (filled / sizes.clamp(min=1).unsqueeze(1)).flatten().to(device)
-
-
-def _dropped(
-    present: dict[str, Tensor],
-    sizes: Sequence[int],
-    probability: float,
-    uniform: Sequence[Callable[[int], Tensor]],
-) -> dict[str, Tensor]:
-    """Hide modalities of the sites' batches, each by its own draws."""
-    sites = {name: mask.view(len(sizes), -1) for name, mask in present.items()}
-    masks = [
-        drop_modalities({k: m[s, :n] for k, m in sites.items()}, probability, draw)
-        for s, (n, draw) in enumerate(zip(sizes, uniform, strict=True))
-        if n
-    ]
-    kept = iter(masks)
-    return _put(present, [next(kept) if n else {} for n in sizes])
-
-
-def _masks(fit: PrivateFit, chosen: Tensor, uniform: Callable[[int], Tensor]) -> dict[str, Tensor]:
-    """Return which modalities of a sample are seen, drawn as for physical batches."""
-    privacy, dropout = fit.study.privacy, fit.study.fusion.modality_dropout
-    present = {name: m.present[chosen] for name, m in fit.cohort.modalities.items()}
-    parts = [
-        drop_modalities(
-            {k: m[start : start + privacy.physical_batch] for k, m in present.items()},
-            dropout,
-            uniform,
-        )
-        for start in range(0, len(chosen), privacy.physical_batch)
-    ]
-    return {k: torch.cat([part[k] for part in parts]) for k in present} if parts else {}
-
-
-def _put(present: dict[str, Tensor], masks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return presence, (sites * size,), with each site's first rows exchanged."""
-    sites = {name: mask.view(len(masks), -1).clone() for name, mask in present.items()}
-    for s, mask in enumerate(masks):
-        for name, seen in mask.items():
-            sites[name][s, : len(seen)] = seen.to(sites[name].device)
-    return {name: mask.flatten() for name, mask in sites.items()}

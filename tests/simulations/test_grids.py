@@ -21,7 +21,6 @@ from simulations import ray_grid as ray_grids
 from simulations.grids import FIRST_NODE, LocalGrid
 from simulations.ray_grid import RayGrid, RayHost
 from simulations.runner import simulate
-from simulations.schedule import Costs, spread
 
 
 @pytest.fixture(scope="module")
@@ -201,13 +200,3 @@ def test_only_one_file_touches_flowers_internals():
     files = [file for folder in folders for file in (root / folder).rglob("*.py")]
     private = re.compile(r"flwr\.(supercore|proto|common|supernode|superlink|simulation)\b")
     assert [f.name for f in files if private.search(f.read_text())] == ["flower.py"]
-
-
-def test_sites_are_spread_by_size_largest_first(tmp_path):
-    files = {}
-    for node, size in enumerate([10, 1000, 600, 500]):
-        folder = tmp_path / str(node)
-        folder.mkdir()
-        (folder / "x.parquet").write_bytes(b"0" * size)
-        files[node] = str(folder / "site.toml")
-    assert spread(Costs(files, 9).of(files), [0, 1], {}) == {0: [1, 0], 1: [2, 3]}
