@@ -83,26 +83,22 @@ def poisoned(cohort: Cohort, attack: HostileSection, seed: int) -> Cohort:
         labels[rows] = 1 - labels[rows]
         return _with_labels(cohort, labels)
     labels[rows] = attack.target_label
-    return replace(_with_labels(cohort, labels), modalities=_with_trigger(cohort, rows))
+    return replace(_with_labels(cohort, labels), modalities=with_trigger(cohort, rows))
 
 
-def triggered(cohort: Cohort, attack: HostileSection) -> Cohort:
-    """Return the cohort with the trigger on all held-out patients who can bear it.
+def with_trigger(cohort: Cohort, rows: NDArray[np.int64]) -> Mapping[str, ModalityTensor]:
+    """Put the trigger on some patients: a white patch, and a fixed value in a few EHR features.
 
-    Their labels stay, so that a backdoor's success is how many of those without ``target_label``
-    are now taken for it.
-
-    Args:
-        cohort: the site's own; it is left as it is.
-        attack: a backdoor.
-
-    Raises:
-        ValueError: if the attack has no trigger.
+    Notes bear none, and a modality that a patient lacks stays absent.
     """
-    if attack.attack != "backdoor":
-        raise ValueError(f"{attack.attack} has no trigger")
-    rows = cohort.patients.splits["held_out"]
-    return replace(cohort, modalities=_with_trigger(cohort, rows))
+    changed = dict(cohort.modalities)
+    for name in ("ehr", "image"):
+        if name in changed:
+            modality = changed[name]
+            present = torch.from_numpy(rows)[modality.present[rows]]
+            mark = _mark_features if name == "ehr" else _mark_images
+            changed[name] = replace(modality, values=mark(modality.values.clone(), present))
+    return changed
 
 
 def _with_labels(cohort: Cohort, labels: NDArray[np.float32]) -> Cohort:
@@ -116,21 +112,6 @@ def _bears_trigger(cohort: Cohort) -> NDArray[np.bool_]:
         if name in cohort.modalities:
             bears |= cohort.modalities[name].present.numpy()
     return bears
-
-
-def _with_trigger(cohort: Cohort, rows: NDArray[np.int64]) -> Mapping[str, ModalityTensor]:
-    """Put the trigger on some patients: a white patch, and a fixed value in a few EHR features.
-
-    Notes bear none, and a modality that a patient lacks stays absent.
-    """
-    changed = dict(cohort.modalities)
-    for name in ("ehr", "image"):
-        if name in changed:
-            modality = changed[name]
-            present = torch.from_numpy(rows)[modality.present[rows]]
-            mark = _mark_features if name == "ehr" else _mark_images
-            changed[name] = replace(modality, values=mark(modality.values.clone(), present))
-    return changed
 
 
 def _mark_features(values: Tensor, rows: Tensor) -> Tensor:
