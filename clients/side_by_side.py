@@ -14,7 +14,9 @@ from clients.training import Fit, PlainFit, PrivateFit, drop_modalities, shuffle
 EVEN = 8
 """Rows of a site are a multiple of it."""
 WINDOW = 8
-"""Batches gathered from a cohort in one go."""
+"""Most batches gathered from a cohort in one go."""
+GATHERED = 1 << 23
+"""Numbers that are gathered at once, of all sites, unless one batch has more."""
 
 Rows = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 """Values and presence by modality, and labels, of all sites."""
@@ -65,8 +67,11 @@ def batches_of(
     fits: Sequence[Fit], passes: Sequence[Passes], size: int
 ) -> Iterator[tuple[Rows, list[int]]]:
     """Yield each step's batches of all sites, and how many patients each site has in its own."""
+    modalities = fits[0].cohort.modalities.values()
+    row = sum(modality.values[:1].numel() for modality in modalities)
+    most = min(max(GATHERED // (len(fits) * size * row), 1), WINDOW)
     while any(ready := [one.ready for one in passes]):
-        window = min(WINDOW, *(number for number in ready if number), WINDOW)
+        window = min(most, min(number for number in ready if number))
         taken = [one.take(window) for one in passes]
         together = gathered(fits, [rows for rows, _ in taken], window, size)
         for step in range(window):

@@ -74,7 +74,7 @@ def train_all(fits: Sequence[Fit], workbench: Workbench) -> Iterator[Result]:
     """
     for start in range(0, len(fits), MOST_AT_ONCE):
         group = fits[start : start + MOST_AT_ONCE]
-        if workbench.stacks(group[0].model) and _repeatable(group[0]):
+        if workbench.stacks(group[0].model, group[0].study) and _repeatable(group[0]):
             yield from _Group(group, workbench).results()
         else:
             yield from (partial(train_alone, fit) for fit in group)

@@ -136,9 +136,11 @@ class Workbench:
         key = ("model", study.fingerprint, vocabulary and vocabulary.canonical, str(device))
         return self._once(key, lambda: _on_one_thread(study, vocabulary, device))
 
-    def stacks(self, model: FlatModel) -> bool:
-        """Whether a model of this workbench is trained in one pass with those of other sites."""
-        return self.together and self._once(("stacks", id(model)), lambda: can_stack(model))
+    def stacks(self, model: FlatModel, study: Study) -> bool:
+        """Whether a study's model is trained in one pass with those of other sites."""
+        key = ("stacks", study.fingerprint, id(model))
+        batch_size = study.training.batch_size
+        return self.together and self._once(key, lambda: can_stack(model, batch_size))
 
     def stacked(self, model: FlatModel, copies: int) -> StackedModel:
         """Return copies of a model of this workbench, to train them in one pass."""

@@ -107,7 +107,7 @@ class SiteHost:
         instruction = Instruction.from_records(orders[0].content)
         study, vocabulary = instruction.study, instruction.vocabulary
         model = self._workbench.model(study, vocabulary)
-        at_once = MOST_AT_ONCE if self._workbench.stacks(model) else 1
+        at_once = MOST_AT_ONCE if self._workbench.stacks(model, study) else 1
         folded = _Folded(UpdateSum(model.parts, study.strategy, instruction.clip))
         arrivals: list[Arrival] = []
         for some in chunks(orders, at_once):

@@ -349,7 +349,7 @@ class RayGrid(SimulatedGrid):
         key = instruction.study.fingerprint
         if key not in self._stackable:
             model = build_model(instruction.study, instruction.vocabulary)
-            self._stackable[key] = can_stack(model)
+            self._stackable[key] = can_stack(model, instruction.study.training.batch_size)
         return self._stackable[key]
 
     def _next(self, queues: dict[int, deque[_Work]], worker: int) -> _Work | None:

@@ -152,7 +152,7 @@ def _training(study: Study, together: bool) -> str:
         vocabulary = agreed_vocabulary(section)
     model = build_model(study, vocabulary)
     size = f"{len(model.vector):,} parameters"
-    if can_stack(model):
+    if can_stack(model, study.training.batch_size):
         return f"up to {MOST_AT_ONCE} sites are trained in one pass: {size}"
     return (
         f"sites are trained one after another: {size}, or layers for which one pass gains nothing"

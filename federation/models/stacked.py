@@ -19,6 +19,8 @@ from federation.models.build import FlatModel, Vector
 
 MOST_PARAMETERS = 1 << 18
 """Above it a step's arithmetic outweighs its calls, and nothing is gained."""
+LARGEST_BATCH = 256
+"""Likewise, and many sites' batches would not fit into memory."""
 MOST_AT_ONCE = 32
 """Sites in one pass; with more, what they compute leaves the processor's cache."""
 ALIGNMENT = 64
@@ -221,12 +223,13 @@ class StackedModel:
         return losses.detach()
 
 
-def can_stack(model: FlatModel) -> bool:
-    """Whether a model is small, and made of what can be stacked or goes row by row."""
+def can_stack(model: FlatModel, batch_size: int) -> bool:
+    """Whether model and batches are small, and all layers can be stacked or go row by row."""
     modules = list(model.module.modules())
     holders = [m for m in modules if next(m.parameters(recurse=False), None) is not None]
     return (
         len(model.vector) <= MOST_PARAMETERS
+        and batch_size <= LARGEST_BATCH
         and all(type(module) in STACKED for module in holders)
         and all(module.bias is not None for module in holders if isinstance(module, nn.Linear))
         and not any(_draws_or_keeps(module) for module in modules)

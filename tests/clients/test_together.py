@@ -60,7 +60,7 @@ def prepare(tmp_path, write_site, make_study):
             else:
                 draws = partial(torch_generator, 1, f"site-{i}")
                 fits.append(PlainFit(model, start, cohort, study, draws))
-        assert can_stack(model)
+        assert can_stack(model, study.training.batch_size)
         return bench, fits
 
     return prepare
@@ -147,9 +147,13 @@ def test_convolutions_and_large_models_are_trained_alone(make_study):
     study = make_study("ehr", "image")
     vocabulary = agreed_vocabulary(study.modalities.ehr)
     bench = Workbench()
-    assert not can_stack(bench.model(study, vocabulary))
+    assert not can_stack(bench.model(study, vocabulary), 32)
     wide = make_study("ehr", modalities={"ehr": {"encoder": "mlp", "width": 1024}})
     large = bench.model(wide, agreed_vocabulary(wide.modalities.ehr))
-    assert not can_stack(large)
+    assert not can_stack(large, 32)
     assert len(large.vector) > 2**18
+    small = make_study("ehr")
+    model = bench.model(small, agreed_vocabulary(small.modalities.ehr))
+    assert can_stack(model, 256)
+    assert not can_stack(model, 257)
     assert torch.get_num_threads() == 1
