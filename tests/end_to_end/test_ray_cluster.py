@@ -142,9 +142,9 @@ def test_two_machines_give_the_result_of_one_process_and_leave_nothing(
 class SlowHost(RayHost):
     """A host that takes its time, so that a machine dies with calls on it."""
 
-    def run(self, envelopes):
+    def run(self, orders, contents):
         time.sleep(0.3)
-        return super().run(envelopes)
+        return super().run(orders, contents)
 
 
 @pytest.mark.parametrize("gracefully", [True, False])

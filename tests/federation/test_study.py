@@ -259,8 +259,8 @@ def test_every_single_value_changes_the_fingerprint(make_study):
     fingerprints = {base.fingerprint}
     seen = 0
     for path, value in leaves(base.to_dict()):
-        if path in ONLY_ONE or path[0] == "privacy":  # its values depend on one another; below
-            continue
+        if path in ONLY_ONE or path[0] == "privacy" or "participation" in path:
+            continue  # of the last two, values depend on one another; below
         document = copy.deepcopy(base.to_dict())
         table = document
         for part in path[:-1]:
@@ -286,6 +286,13 @@ def test_every_single_value_changes_the_fingerprint(make_study):
         seen += 1
     assert seen > 35
     assert len(fingerprints) >= seen  # the two that only swap fractions may coincide
+
+
+def test_who_is_asked_changes_the_fingerprint(make_study):
+    asked = [{}, {"kind": "random", "sites": 5}, {"kind": "random", "sites": 6}]
+    asked.append({"kind": "random", "fraction": 0.5})
+    studies = [make_study("ehr", strategy={"participation": some}) for some in asked]
+    assert len({study.fingerprint for study in studies}) == len(asked)
 
 
 @pytest.mark.parametrize(
