@@ -37,7 +37,7 @@ Chance = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 class DropoutSection(Section):
-    """Sites that cannot be reached in a round, and are not asked.
+    """Sites that cannot be reached in a round.
 
     ``random``: each with ``probability``. ``periodic``: each in one of ``every`` rounds, in turn.
     ``by_size``: the smallest site with ``probability``, the others with as much less as they have

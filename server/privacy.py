@@ -115,10 +115,14 @@ def privacy_document(
     }
     if len(told) > 1:
         together = [segment for spent in told.values() for segment in _segments(spent)]
-        document["patient_of_every_site"] = {
+        person: dict[str, Any] = {
             "epsilon": _epsilons(together, study.privacy.delta),
             "note": "for a person who is a patient of every site, the spends compose to this",
         }
+        more = [_more(spent, n) for s, spent in told.items() if (n := _unheard(s, rounds))]
+        if more:
+            person["epsilon_at_most"] = _epsilons([*together, *more], study.privacy.delta)
+        document["patient_of_every_site"] = person
     if comparators:
         document["comparators"] = {
             name: {site: _site_row(study, spent) for site, spent in sorted(by_site.items())}
@@ -187,10 +191,16 @@ def _site_row(
     if len(segments) > 1:
         row["segments"] = spent["segments"]
     if unheard:
-        steps = last["steps"] // last["rounds"] * unheard
-        more = Segment(last["sampling_rate"], last["noise_multiplier"], steps)
-        row |= {"rounds_unheard": unheard, "epsilon_at_most": _epsilons([*segments, more], delta)}
+        most = _epsilons([*segments, _more(spent, unheard)], delta)
+        row |= {"rounds_unheard": unheard, "epsilon_at_most": most}
     return row
+
+
+def _more(spent: Mapping[str, Any], rounds: int) -> Segment:
+    """Return what further rounds on a site's last terms cost."""
+    last = spent["segments"][-1]
+    steps = last["steps"] // last["rounds"] * rounds
+    return Segment(last["sampling_rate"], last["noise_multiplier"], steps)
 
 
 def _silent_row(study: Study, unheard: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -37,6 +38,7 @@ WEIGHTS = "model.safetensors"
 FLAT = "flat"
 VOCABULARY, NORMALISATION = "vocabulary.json", "normalisation.json"
 FORMULA = "(value - center) / width"
+COHORTS = "cohorts.json"
 CUT_SHORT = 2**31
 """The round of a line that a crash cut short."""
 
@@ -62,6 +64,7 @@ class RunFolder:
         if resume:
             self._check_same_study()
             self.run_id = self._read_run_id()
+            self._check_checkpoints()
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             resumable = (path / "checkpoints").is_dir()
             raise UserError(
@@ -100,6 +103,28 @@ class RunFolder:
         """Return the sites that the run was begun with, as far as they are known."""
         file = self.path / "sites.json"
         return set(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else set()
+
+    def cohorts(self) -> dict[str, str]:
+        """Return by what each site's cohort is known again, of a simulation that was begun."""
+        file = self.path / COHORTS
+        found: dict[str, str] = {}
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+    def keep_cohorts(self, cohorts: Mapping[str, str]) -> None:
+        """Keep by what each site's cohort is known again."""
+        self.write_json(COHORTS, dict(sorted(cohorts.items())))
+
+    def leave_nothing(self, *folders: str) -> None:
+        """Remove what a run left that was refused before it began, so that it can be run again."""
+        if self.resumed or (self.path / "study.toml").exists():
+            return
+        for name in folders:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / COHORTS).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.path.rmdir()
 
     def keep_rounds(self, last: int) -> None:
         """Drop the lines of rounds after ``last``, which a resumed run will run again."""
@@ -186,6 +211,16 @@ class RunFolder:
         draft = self.path / f".{WEIGHTS}"
         save_file(dict(arrays), draft, metadata={"fingerprint": self.study.fingerprint})
         draft.replace(self.path / WEIGHTS)
+
+    def _check_checkpoints(self) -> None:
+        needed = self.study.strategy.minimum_sites
+        counted = any(len(record["answered"]) >= needed for record in self.rounds())
+        if counted and self.last_checkpoint() is None:
+            raise UserError(
+                self.path,
+                "its checkpoints are gone, so it cannot be continued",
+                remedy="Run the study anew, into another folder.",
+            )
 
     def _check_same_study(self) -> None:
         file = self.path / "study.toml"

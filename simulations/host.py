@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,8 @@ from flwr.app import RecordDict
 
 from clients.app import Asked, answer
 from clients.budget import check_terms
+from clients.cohort import Patients
+from clients.features import ModalityTensor
 from clients.workbench import choose_device
 from federation.collect import UpdateSum
 from federation.errors import UserError
@@ -40,6 +43,7 @@ class Inspection:
         error: why the site cannot be used; None if it can.
         device: where it trains.
         training: number of training patients.
+        digest: of the patients, labels, splits and tensors that were read.
     """
 
     site: str
@@ -48,6 +52,7 @@ class Inspection:
     error: UserError | None = None
     device: str = ""
     training: int = 0
+    digest: str = ""
 
 
 class Order(NamedTuple):
@@ -182,6 +187,7 @@ class SiteHost:
             section = study.modalities.ehr
             if section is not None and section.vocabulary == "prepared":
                 patients, unusable = self._workbench.roster(file, study), {}
+                tensors: Iterable[ModalityTensor] = ()
             else:
                 vocabulary = None if section is None else agreed_vocabulary(section)
                 if private:
@@ -189,6 +195,7 @@ class SiteHost:
                     self._workbench.clipped(study, vocabulary, model)
                 cohort = self._workbench.cohort(file, study, vocabulary)
                 patients, unusable = cohort.patients, cohort.unusable
+                tensors = cohort.modalities.values()
             if private and len(patients.splits["train"]) >= site.policy.minimum_cell:
                 check_terms(study, len(patients.splits["train"]), site)
         except UserError as error:
@@ -197,7 +204,14 @@ class SiteHost:
         train = patients.labels[patients.splits["train"]]
         if len(train) and len(np.unique(train)) < 2:
             counted["training patients, all with the same label"] = len(train)
-        return Inspection(site.name, len(patients), counted, device=device, training=len(train))
+        return Inspection(
+            site.name,
+            len(patients),
+            counted,
+            device=device,
+            training=len(train),
+            digest=_digest(patients, tensors),
+        )
 
 
 class _Folded:
@@ -221,6 +235,17 @@ class _Folded:
         """Put the sum into the carrier."""
         if self._carrier is not None:
             self._carrier.update(partial_records(self._updates.total))
+
+
+def _digest(patients: Patients, tensors: Iterable[ModalityTensor]) -> str:
+    """Return a hash by which the same cohort is known again."""
+    found = hashlib.sha256()
+    for array in (patients.subject_ids, patients.labels, *patients.splits.values()):
+        found.update(np.ascontiguousarray(array).data)
+    for tensor in tensors:
+        found.update(tensor.values.contiguous().numpy().data)
+        found.update(tensor.present.contiguous().numpy().data)
+    return found.hexdigest()
 
 
 def _tampered(reply: Reply, fate: Fate, rng: np.random.Generator) -> Reply:

@@ -15,6 +15,7 @@ from federation.errors import UserError
 from federation.models.build import build_model
 from federation.models.stacked import MOST_AT_ONCE, MOST_PARAMETERS, can_stack
 from federation.study import Study
+from federation.validation import listed
 from federation.vocabulary import agreed_vocabulary
 from server.coordinator import Outcome, Progress, run_study
 from server.exchange import Exchange
@@ -84,6 +85,7 @@ def simulate(
         if study.privacy.mechanism == "dp_sgd":
             grid.check_ledgers()
         inspections = _inspect(grid, study, progress)
+        _check_same_patients(folder, inspections)
         faults = _faults(study, inspections)
         grid.use_faults(faults)
         if faults is not None:
@@ -106,6 +108,9 @@ def simulate(
         }
         witness = Witness(sites / WITNESS) if site_ledgers else None
         outcome = run_study(exchange, folder, environment, progress, skipped, witness)
+    except UserError:
+        folder.leave_nothing(LEDGERS)
+        raise
     finally:
         if given is None:
             grid.close()
@@ -171,6 +176,21 @@ def _struck(faults: Faults, sites: Sequence[str], round_: int, model: str) -> di
     return record({site: faults.fate(site, round_, model) for site in sites})
 
 
+def _check_same_patients(folder: RunFolder, inspections: Sequence[Inspection]) -> None:
+    """Refuse to resume a run on other patients under the same hospitals' names."""
+    now = {inspection.site: inspection.digest for inspection in inspections}
+    then = folder.cohorts()
+    if then:
+        other = sorted(site for site in then.keys() & now.keys() if then[site] != now[site])
+        if other:
+            raise UserError(
+                folder.path,
+                f"the run was started on other patients or values (they differ at {listed(other)})",
+                remedy="A run is resumed on the sites it was started with, unchanged.",
+            )
+    folder.keep_cohorts(now)
+
+
 def _check_comparators(study: Study, site_ledgers: bool) -> None:
     """The pooled comparator is a fit on every site's patients that no ledger would hold."""
     if site_ledgers and "pooled" in study.evaluation.baselines:
@@ -189,6 +209,13 @@ def _named_files(folder: Path, study: Study) -> dict[str, Path]:
             raise UserError(file, f'"{name}" is also the name of {files[name]}', field="site.name")
         files[name] = file
     needed = study.strategy.minimum_sites
+    asked = study.strategy.participation.sites
+    if asked is not None and asked > len(files):
+        raise UserError(
+            folder,
+            f"{len(files)} sites were found, the study asks {asked} in each round",
+            field="strategy.participation.sites",
+        )
     if len(files) < needed:
         raise UserError(
             folder,

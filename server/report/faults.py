@@ -13,7 +13,7 @@ _KINDS = {
     "crashed": "Crashed",
     "lost": "Reply lost",
     "duplicated": "Reply twice",
-    "delays": "Late",
+    "delays": "Delayed",
     "corrupted": "Damaged",
     "hostile": "Hostile",
     "skewed": "Clock wrong",

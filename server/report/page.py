@@ -54,7 +54,7 @@ def render(run: RunFolder) -> str:
         lead=lead(run),
         facts=facts(model, run.privacy),
         privacy=run.privacy,
-        together=tables.epsilon_text(run.privacy.patient_of_every_site),
+        together=_of_every_site(run.privacy.patient_of_every_site),
         warnings=run.warnings,
         averaged=model.overall.averaged_over_sites,
         tables=_tables(run, model),
@@ -92,7 +92,9 @@ def lead(run: RunFolder) -> str:
         for split in ("train", "tuning", "held_out")
     }
     planned = run.study.get("training", {}).get("rounds", len(run.rounds))
-    rounds = f"{len(run.rounds)} of {planned}" if planned != len(run.rounds) else f"{planned}"
+    needed = run.study.get("strategy", {}).get("minimum_sites", 1)
+    counted = sum(len(record.answered) >= needed for record in run.rounds)
+    rounds = f"{counted} of {planned}" if planned != counted else f"{planned}"
     faults = "simulation" in run.study and "faults" in run.study["simulation"]
     return (
         f"A model that predicts {label} from {' and '.join(modalities) or 'patient data'}, trained "
@@ -132,7 +134,8 @@ def privacy_fact(privacy: Privacy) -> Fact:
     seeded = ""
     if privacy.seeded:
         seeded = "Its noise came from a seed, so this run is a rehearsal that protects no one. "
-    found = [(*tables.reported(site), site.get("delta")) for site in privacy.sites.values()]
+    found = [(*tables.at_most(site), site.get("delta")) for site in privacy.sites.values()]
+    unheard = any("epsilon_at_most" in site for site in privacy.sites.values())
     known = [(epsilon, name, delta) for name, epsilon, delta in found if epsilon is not None]
     if not known:
         return Fact("Privacy", name, f"{seeded}No ε reported.")
@@ -143,10 +146,17 @@ def privacy_fact(privacy: Privacy) -> Fact:
     }
     return Fact(
         "Privacy",
-        f"ε = {tables.rounded_up(epsilon)}",
+        f"ε {'≤' if unheard else '='} {tables.rounded_up(epsilon)}",
         f"{seeded}The largest of any hospital, by {name} ({accountant.upper()}), δ = {delta:g}. "
         f"{whom.get(privacy.unit, '')}".strip(),
     )
+
+
+def _of_every_site(person: Mapping[str, Any]) -> str:
+    """What a patient of every hospital has spent; more where rounds were not heard of."""
+    if most := person.get("epsilon_at_most"):
+        return f"at most {tables.epsilon_text({'epsilon': most})}"
+    return tables.epsilon_text(person)
 
 
 def embedded_json(value: Any) -> Markup:

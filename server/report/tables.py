@@ -239,7 +239,16 @@ def other_uses_table(privacy: Privacy) -> Table:
 
 def reported(site: Mapping[str, Any]) -> tuple[str, float | None]:
     """The accountant whose figure is reported for a hospital, and the figure."""
-    found = site.get("epsilon")
+    return _by_accountant(site, "epsilon")
+
+
+def at_most(site: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The same with the rounds of which nothing was heard, where there are any."""
+    return _by_accountant(site, "epsilon_at_most" if "epsilon_at_most" in site else "epsilon")
+
+
+def _by_accountant(site: Mapping[str, Any], figure: str) -> tuple[str, float | None]:
+    found = site.get(figure)
     if not isinstance(found, Mapping):
         return "", None
     name = str(site.get("reported", next(iter(found), "")))

@@ -29,7 +29,14 @@ ROUNDS = [
 
 def test_table_counts_rounds_by_hospital_and_kind():
     table = faults_table(ROUNDS)
-    assert table.columns == ["Hospital", "Dropped out", "Late", "Damaged", "Hostile", "Clock wrong"]
+    assert table.columns == [
+        "Hospital",
+        "Dropped out",
+        "Delayed",
+        "Damaged",
+        "Hostile",
+        "Clock wrong",
+    ]
     cells = {row[0].text: [(td.text, td.note) for td in row[1:]] for row in table.rows}
     none = ("0", "")
     assert cells == {
