@@ -139,11 +139,13 @@ def test_two_machines_give_the_result_of_one_process_and_leave_nothing(
     assert not stores(scratch)
 
 
-class SlowHost(RayHost):
-    """A host that takes its time, so that a machine dies with calls on it."""
+class HeldHost(RayHost):
+    """A host that answers nothing while a file of its machine's name lies in the scratch folder."""
 
     def run(self, orders, contents):
-        time.sleep(0.3)
+        machine, _ = self.introduce()
+        while Path(os.environ["TMPDIR"], machine).exists():
+            time.sleep(0.01)
         return super().run(orders, contents)
 
 
@@ -157,16 +159,19 @@ def test_machine_that_dies_in_mid_round_leaves_its_sites_to_the_other(
     expected = run_rounds(task(local, study))
     local.close()
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(ray_grid, "RayHost", SlowHost)
+    monkeypatch.setattr(ray_grid, "RayHost", HeldHost)
     grid = RayGrid(sites, 2, cluster.address, together=False)
     answer, recover, rounds, recovered = grid._answer, grid._recover, [], []
 
     def killing(messages, end):
         training = messages[0].metadata.message_type == TRAIN
         rounds.append(training)
+        dies = training and sum(rounds) == 2
+        if dies:
+            (machine,) = cluster.worker_nodes
+            (scratch / machine.node_id).touch()
         for count, reply in enumerate(answer(messages, end)):
-            if training and sum(rounds) == 2 and count == 0:
-                (machine,) = cluster.worker_nodes
+            if dies and count == 0:
                 cluster.remove_node(machine, allow_graceful=gracefully)
             yield reply
 

@@ -183,7 +183,7 @@ def test_simulate_ends_with_its_throughput_and_its_first_warnings(
     lines = untimed(told.splitlines())
     (work,) = [line for line in lines if "site-rounds" in line]
     assert re.fullmatch(
-        r"2 rounds, 6 site-rounds and \d+ patients trained in [\d.]+ s: [\d.]+ sites/s, "
+        r"2 rounds, 6 site-rounds and \d+ patients trained in [\d.]+ s: [\d,.]+ sites/s, "
         r"[\d,.]+ patients/s",
         work,
     )
