@@ -35,7 +35,8 @@ import flamby_heart as heart
 import numpy as np
 from reporting import Row
 
-from clients.training import PlainFit, PrivateFit, train_alone
+from clients.fits import PlainFit, PrivateFit
+from clients.training import train_alone
 from clients.workbench import Cohort, Workbench
 from federation.messages import FEDERATED
 from federation.models.build import Vector, build_model
@@ -46,7 +47,7 @@ from federation.privacy.noise import Seeded
 from federation.randomness import torch_generator
 from federation.study import Study
 from server.exchange import Exchange
-from server.rounds import Task
+from server.task import Task
 
 MORE_SEEDS = range(1000, 1040)
 """At epsilon 0.1 what is drawn decides: five seeds, though they are the protocol, say little."""
@@ -264,11 +265,13 @@ def federated_average(
         for name, cohort in cohorts.items():
             if plan is None:
                 draws = partial(torch_generator, seed, "training", name, FEDERATED, round_)
-                fitted = train_alone(PlainFit(model, weights, cohort, study, draws))
+                fitted = train_alone(PlainFit(model, weights, cohort, study, study.training, draws))
             else:
                 noise = partial(Seeded, seed, name, FEDERATED, round_)
                 fitted = train_alone(
-                    PrivateFit(model, weights, cohort, study, clipped, plan[name], noise)
+                    PrivateFit(
+                        model, weights, cohort, study, study.training, clipped, plan[name], noise
+                    )
                 )
             update = fitted.weights.astype(np.float64) - weights
             total += update * len(cohort.patients.splits["train"])

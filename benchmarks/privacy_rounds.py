@@ -32,7 +32,8 @@ from federation.privacy.accounting import Segment, epsilon
 from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
-from server.rounds import RoundsResult, Task, run_rounds
+from server.rounds import RoundsResult, run_rounds
+from server.task import Task
 from simulations.grids import LocalGrid, SimulatedGrid
 from simulations.ray_grid import RayGrid
 

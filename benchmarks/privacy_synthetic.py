@@ -36,10 +36,12 @@ from federation.metrics.summary import ScoreSummary, merge
 from federation.study import Study, load_study
 from federation.vocabulary import agreed_vocabulary
 from server.comparators import train_comparators
+from server.course import RoundRecord
 from server.evaluator import SiteEvaluation
 from server.exchange import Exchange
 from server.privacy import privacy_document
-from server.rounds import RoundRecord, Task, evaluate, run_rounds
+from server.rounds import evaluate, run_rounds
+from server.task import Task
 from simulations.consortium import synthesize
 from simulations.grids import LocalGrid
 

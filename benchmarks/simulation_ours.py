@@ -10,8 +10,10 @@ from simulation_work import Job
 from federation.models.build import Vector
 from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
+from server.course import RoundRecord
 from server.exchange import Exchange
-from server.rounds import RoundRecord, Task, run_rounds
+from server.rounds import run_rounds
+from server.task import Task
 from simulations.grids import LocalGrid, SimulatedGrid
 from simulations.ray_grid import RayGrid
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,23 +10,40 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.budget import note_unprotected
-from clients.evaluation import evaluate_locally
+from clients.evaluation import UNCHANGED, evaluate_locally
 from clients.features import code_moments
+from clients.fits import Fit
 from clients.outbound import CODE, TakesNoPart, guarded, released, suppressed
-from clients.rounds import Round, check_witness, plain_round, private_round
+from clients.personalised import personalised
+from clients.rounds import (
+    Answering,
+    check_witness,
+    fitting_model,
+    plain_round,
+    private_round,
+    weights_of,
+)
 from clients.site import Site
-from clients.together import train_all
-from clients.workbench import Workbench, choose_device
+from clients.together import Result, train_all
+from clients.workbench import Workbench
 from federation.bodies import DescribeBody, PrepareBody, SmallCount
 from federation.errors import Refused
 from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, Reply
-from federation.models.build import FlatModel
 from federation.study import Study
 
-LARGEST_WEIGHT = 1e6
-"""Under differential privacy; weights beyond it are crafted, to reach the limits of float32."""
+Handler = Callable[[Instruction, str, Site, Workbench], Answering]
 
-Handler = Callable[[Instruction, str, Site, Workbench], Reply | Round]
+
+def at_once(handler: Callable[[Instruction, str, Site, Workbench], Reply]) -> Handler:
+    """Make a handler of a function that trains nothing."""
+
+    def answering(
+        instruction: Instruction, file: str, site: Site, workbench: Workbench
+    ) -> Answering:
+        return handler(instruction, file, site, workbench)
+        yield
+
+    return answering
 
 
 def build_app(workbench: Workbench) -> ClientApp:
@@ -58,31 +74,38 @@ class Asked:
 def answer(asked: Sequence[Asked], workbench: Workbench) -> list[Reply]:
     """Answer messages: one at a deployed site, those to many sites of one host in a simulation.
 
-    What is to be trained is trained between two passes, so that small models of several sites can
-    be trained together; each site still answers its own message, through its own gate.
+    What the answers wait for is trained in between, so that small models of several sites can be
+    trained together; each site still answers its own message, through its own gate.
 
     Returns:
         What leaves: every reply has passed the gate, or is a status alone.
     """
     instructions = _Instructions()
-    begun = [guarded(partial(_begin, one, instructions, workbench)) for one in asked]
-    rounds = [one.result for one in begun if isinstance(one, Begun)]
-    fitted = train_all([one.fit for one in rounds if isinstance(one, Round)], workbench)
-
-    def ended(one: Begun) -> Reply:
-        reply = one.result
-        if isinstance(reply, Round):
-            reply = reply.reply(next(fitted)())
-        return released(reply, one.site.policy, one.study)
-
-    return [guarded(partial(ended, one)) if isinstance(one, Begun) else one for one in begun]
+    now = [guarded(partial(_begin, one, instructions, workbench)) for one in asked]
+    while waiting := [place for place, one in enumerate(now) if isinstance(one, Begun)]:
+        begun = [one for one in now if isinstance(one, Begun)]
+        for place, fitted in zip(
+            waiting, train_all([one.fit for one in begun], workbench), strict=True
+        ):
+            one = now[place]
+            assert isinstance(one, Begun)
+            now[place] = guarded(partial(_go_on, one, fitted))
+    return [one for one in now if isinstance(one, Reply)]
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A message whose answer is known, or waits for training."""
+    """An answer that waits for training.
 
-    result: Reply | Round
+    Attributes:
+        answering: goes on when it is sent what came of ``fit``.
+        fit: what it waits for.
+        site: whose gate the answer must pass.
+        study: what is asked.
+    """
+
+    answering: Answering
+    fit: Fit
     site: Site
     study: Study
 
@@ -102,16 +125,36 @@ class _Instructions:
         return self._read[id(content)]
 
 
-def _begin(asked: Asked, instructions: _Instructions, workbench: Workbench) -> Begun:
+def _begin(asked: Asked, instructions: _Instructions, workbench: Workbench) -> Begun | Reply:
     instruction = instructions.of(asked.content)
     site = workbench.site(asked.file)
     _check_vocabulary(instruction, workbench)
     _check_policy(instruction, site)
     _check_simulation(instruction, site, workbench)
     handler = HANDLERS[asked.kind]
-    return Begun(handler(instruction, asked.file, site, workbench), site, instruction.study)
+    answering = handler(instruction, asked.file, site, workbench)
+    return _waits_or_leaves(lambda: next(answering), answering, site, instruction.study)
 
 
+def _go_on(begun: Begun, fitted: Result) -> Begun | Reply:
+    """Send an answer what came of its training; what that raised is raised here."""
+    found = fitted()
+    return _waits_or_leaves(
+        lambda: begun.answering.send(found), begun.answering, begun.site, begun.study
+    )
+
+
+def _waits_or_leaves(
+    step: Callable[[], Fit], answering: Answering, site: Site, study: Study
+) -> Begun | Reply:
+    try:
+        return Begun(answering, step(), site, study)
+    except StopIteration as ended:
+        reply: Reply = ended.value
+        return released(reply, site.policy, study)
+
+
+@at_once
 def describe(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
     """Count patients, modalities and exclusions, small counts withheld."""
     cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
@@ -153,6 +196,7 @@ def describe(instruction: Instruction, file: str, site: Site, workbench: Workben
     )
 
 
+@at_once
 def prepare(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
     """Count codes and sum their values, so that the coordinator can fit a vocabulary."""
     section = instruction.study.modalities.ehr
@@ -169,8 +213,8 @@ def prepare(instruction: Instruction, file: str, site: Site, workbench: Workbenc
     return Reply("ok", PrepareBody(codes=codes))
 
 
-def train(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply | Round:
-    """Prepare to train locally and to answer with the update."""
+def train(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Answering:
+    """Train locally and answer with the update."""
     private = instruction.study.privacy.mechanism == "dp_sgd"
     if private:
         check_witness(instruction, site, workbench.ledger(file))  # before any data is read
@@ -181,39 +225,28 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
     if len(rows) < site.policy.minimum_cell:
         raise TakesNoPart("fewer training patients than the site's minimum_cell")
     _check_patients_behind(instruction.study, len(rows), site)
-    model = _model(instruction, site, workbench)
     if private:
-        return private_round(instruction, file, site, workbench, model, cohort)
+        return (yield from private_round(instruction, file, site, workbench, cohort))
     if workbench.keeps_unprotected:
         note_unprotected(instruction, instruction.digest, len(rows), workbench.ledger(file))
-    return plain_round(instruction, site, model, cohort)
+    return (yield from plain_round(instruction, file, site, workbench, cohort))
 
 
-def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Reply:
-    """Score one split and answer with suppressed summaries."""
+def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Answering:
+    """Score one split, with the model that the site uses, and answer with suppressed summaries."""
     cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
-    if instruction.split in (None, "train"):  # no score of those whom epsilon is to cover
+    split = instruction.split
+    if split in (None, "train"):  # no score of those whom epsilon is to cover
         raise TakesNoPart("not an instruction of this version")
-    if len(cohort.patients.splits[instruction.split]) == 0:
+    if len(cohort.patients.splits[split]) == 0:
         raise TakesNoPart("no patients in this split")
-    model = _model(instruction, site, workbench)
-    assert instruction.weights is not None
-    model.load(instruction.weights)
-    body = evaluate_locally(model, cohort, instruction.study, instruction.split, site.policy)
-    return Reply("ok", body)
-
-
-def _model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatModel:
-    """Return the study's model, for which the weights that were sent are fit."""
-    model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
-    weights = instruction.weights
-    if weights is None or len(weights) != len(model.vector):
-        raise TakesNoPart("not an instruction of this version")
-    private = instruction.study.privacy.mechanism == "dp_sgd"
-    largest = instruction.largest_weight
-    if not math.isfinite(largest) or (private and largest > LARGEST_WEIGHT):
-        raise TakesNoPart("not an instruction of this version")
-    return model
+    model = fitting_model(instruction, site, workbench)
+    line = UNCHANGED
+    if instruction.study.personal and not instruction.shared:
+        line = yield from personalised(instruction, file, site, workbench, model, cohort)
+    else:
+        model.load(weights_of(instruction))
+    return Reply("ok", evaluate_locally(model, cohort, instruction.study, split, site.policy, line))
 
 
 def _check_patients_behind(study: Study, patients: int, site: Site) -> None:

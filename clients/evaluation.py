@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.site import PolicySection
+from clients.training import positive_weight
 from clients.workbench import Cohort
-from federation.bodies import EvaluateBody
+from federation.bodies import LARGEST_LOSS, EvaluateBody
 from federation.metrics.summary import ScoreSummary
 from federation.metrics.suppression import withheld_cells
-from federation.models.build import FlatModel
+from federation.models.build import FlatModel, Vector
 from federation.study import Split, Study
 
 CHUNK = 512
 
 
+class Line(NamedTuple):
+    """A line through logits: what a site's own calibration makes of them."""
+
+    slope: float
+    intercept: float
+
+
+UNCHANGED = Line(1.0, 0.0)
+FEWEST_EVENTS = 10
+"""On either side, to fit a line through a site's own logits."""
+
+
 def evaluate_locally(
-    model: FlatModel, cohort: Cohort, study: Study, split: Split, policy: PolicySection
+    model: FlatModel,
+    cohort: Cohort,
+    study: Study,
+    split: Split,
+    policy: PolicySection,
+    line: Line = UNCHANGED,
 ) -> EvaluateBody:
     """Score one split and summarise it, for the site and, on the held-out split, its subgroups."""
     rows = cohort.patients.splits[split]
-    scores, labels = predict(model, cohort, rows), cohort.patients.labels[rows]
+    scores, labels = predict(model, cohort, rows, line), cohort.patients.labels[rows]
     members: dict[str, NDArray[np.bool_]] = {"": np.ones(len(rows), bool)}
     sizes: dict[str, dict[str, int]] = {}
     if split == "held_out":
@@ -48,14 +70,51 @@ def evaluate_locally(
     return EvaluateBody(cells=cells, withheld=withheld)
 
 
-def predict(model: FlatModel, cohort: Cohort, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def predict(
+    model: FlatModel, cohort: Cohort, rows: NDArray[np.int64], line: Line = UNCHANGED
+) -> NDArray[np.float64]:
     """Return predicted risks in [0, 1], (rows,) float64."""
+    found = logits(model, cohort, rows) * line.slope + line.intercept
+    scores: NDArray[np.float64] = torch.sigmoid(found).numpy()
+    return scores
+
+
+def logits(model: FlatModel, cohort: Cohort, rows: NDArray[np.int64]) -> Tensor:
+    """Return what the model makes of some patients, (rows,) float64."""
     model.module.eval()
-    device = model.device
     with torch.no_grad():
-        logits = [
-            model.module(*cohort.inputs(chunk, device)).double().cpu()
+        found = [
+            model.module(*cohort.inputs(chunk, model.device)).double().cpu()
             for chunk in torch.split(torch.from_numpy(rows), CHUNK)
         ]
-    scores: NDArray[np.float64] = torch.sigmoid(torch.cat(logits)).numpy()
-    return scores
+    return torch.cat(found)
+
+
+def mean_loss(model: FlatModel, weights: Vector, cohort: Cohort, study: Study) -> float:
+    """Return the loss that training would begin with, of all training patients."""
+    rows = cohort.patients.splits["train"]
+    labels = cohort.labels[torch.from_numpy(rows)]
+    model.load(weights)
+    found = binary_cross_entropy_with_logits(
+        logits(model, cohort, rows), labels.double(), pos_weight=positive_weight(labels, study)
+    )
+    return min(float(found), LARGEST_LOSS)
+
+
+def fitted_line(model: FlatModel, cohort: Cohort) -> Line:
+    """Fit slope and intercept to the logits of the tuning split, by logistic regression.
+
+    With too few patients of either class the logits stay as they are.
+
+    Source: Platt, 1999.
+    """
+    rows = cohort.patients.splits["tuning"]
+    labels = cohort.patients.labels[rows]
+    if min(np.sum(labels == 1), np.sum(labels == 0)) < FEWEST_EVENTS:
+        return UNCHANGED
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=np.inf).fit(
+        logits(model, cohort, rows).numpy().reshape(-1, 1), labels
+    )
+    return Line(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))

@@ -5,36 +5,44 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Generator, Mapping
+from typing import TypeAlias
+
+import numpy as np
 
 from clients.budget import UnfitTerms, check_terms, spend, spent_so_far
+from clients.evaluation import mean_loss
+from clients.fits import Fit, Fitted, PlainFit, PrivateFit
 from clients.ledger import Head, Ledger
+from clients.methods import Moved, Turn, train_locally
 from clients.outbound import TakesNoPart
 from clients.site import Site
-from clients.training import Fit, Fitted, PlainFit, PrivateFit
-from clients.workbench import Cohort, Workbench
+from clients.workbench import Cohort, Workbench, choose_device
 from federation.bodies import LedgerHead, SpentBody, TrainBody
+from federation.layout import LOCAL, Layout
 from federation.messages import Instruction, Reply
 from federation.models.build import FlatModel, Vector
 from federation.randomness import torch_generator
 
 logger = logging.getLogger("wardround.site")
 
-
-@dataclass(frozen=True)
-class Round:
-    """A site's training in one round: what is to be run, and what to say of what came of it."""
-
-    fit: Fit
-    reply: Callable[[Fitted], Reply]
+LARGEST_WEIGHT = 1e6
+"""Under differential privacy; weights beyond it are crafted, to reach the limits of float32."""
 
 
-def plain_round(instruction: Instruction, site: Site, model: FlatModel, cohort: Cohort) -> Round:
+Answering: TypeAlias = Generator[Fit, Fitted, Reply]
+"""Yields what is to be trained, is sent what came of it, returns what leaves."""
+
+
+def plain_round(
+    instruction: Instruction, file: str, site: Site, workbench: Workbench, cohort: Cohort
+) -> Answering:
     """Train on the site's patients; nothing but suppression protects them."""
     study, minimum = instruction.study, site.policy.minimum_cell
-    patients, start = len(cohort.patients.splits["train"]), _weights(instruction)
-    behind = {**cohort.trained_on, "fusion": patients}
+    model = fitting_model(instruction, site, workbench)
+    patients = len(cohort.patients.splits["train"])
+    behind = {**cohort.trained_on, "fusion": patients, LOCAL: 0}
     weights = {part.name: _weight(behind[part.name], patients, minimum) for part in model.parts}
     generator = functools.partial(
         torch_generator,
@@ -44,20 +52,24 @@ def plain_round(instruction: Instruction, site: Site, model: FlatModel, cohort: 
         instruction.model,
         instruction.round,
     )
-    fit = PlainFit(model, start, cohort, study, generator)
-    return Round(fit, lambda fitted: _trained(fit, weights, fitted))
+    training = study.training.at_round(instruction.round)
+    watched = study.strategy.wants_variance
+    fit = PlainFit(
+        model, weights_of(instruction), cohort, study, training, generator, watched=watched
+    )
+    loss = None
+    if study.strategy.tells_loss:
+        loss = mean_loss(model, fit.start, cohort, study)
+    moved = yield from _take_turn(fit, instruction, file, workbench)
+    return _trained(fit, weights, moved, initial_loss=loss)
 
 
 def private_round(
-    instruction: Instruction,
-    file: str,
-    site: Site,
-    workbench: Workbench,
-    model: FlatModel,
-    cohort: Cohort,
-) -> Round | Reply:
-    """Pay for the round, to train it then; what was answered before is answered again."""
+    instruction: Instruction, file: str, site: Site, workbench: Workbench, cohort: Cohort
+) -> Answering:
+    """Pay for the round, then train it; what was answered before is answered again."""
     study, ledger, request = instruction.study, workbench.ledger(file), instruction.digest
+    model = fitting_model(instruction, site, workbench)
     patients = len(cohort.patients.splits["train"])
     draws = functools.partial(
         workbench.randomness, study.study.seed, site.name, instruction.model, instruction.round
@@ -76,15 +88,43 @@ def private_round(
         part.name: patients if part.name == "fusion" or site.offers(part.name) else 0
         for part in model.parts
     }
-    fit = PrivateFit(model, _weights(instruction), cohort, study, clipped, segment, draws)
+    training = study.training.at_round(instruction.round)
+    start = weights_of(instruction)
+    fit = PrivateFit(model, start, cohort, study, training, clipped, segment, draws)
+    moved = yield from _take_turn(fit, instruction, file, workbench)
+    found = _trained(fit, weights, moved, spent_so_far(instruction, patients, ledger))
+    if not seeded:
+        workbench.replies(file).keep(run, name, request, found)
+    return found
 
-    def reply(fitted: Fitted) -> Reply:
-        found = _trained(fit, weights, fitted, spent_so_far(instruction, patients, ledger))
-        if not seeded:
-            workbench.replies(file).keep(run, name, request, found)
-        return found
 
-    return Round(fit, reply)
+def _take_turn(
+    fit: Fit, instruction: Instruction, file: str, workbench: Workbench
+) -> Generator[Fit, Fitted, Moved]:
+    """Train as the strategy has it."""
+    turn = Turn(
+        fit,
+        instruction.study.strategy,
+        instruction.round,
+        workbench.memory(file, instruction.run, instruction.model),
+        instruction.control,
+    )
+    return (yield from train_locally(turn))
+
+
+def fitting_model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatModel:
+    """Return the study's model, for which the weights that were sent are fit."""
+    model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
+    weights, control = instruction.weights, instruction.control
+    if weights is None or len(weights) != len(model.vector):
+        raise TakesNoPart("not an instruction of this version")
+    if control is not None and len(control) != len(weights):
+        raise TakesNoPart("not an instruction of this version")
+    private = instruction.study.privacy.mechanism == "dp_sgd"
+    largest = instruction.largest_weight
+    if not math.isfinite(largest) or (private and largest > LARGEST_WEIGHT):
+        raise TakesNoPart("not an instruction of this version")
+    return model
 
 
 def check_witness(instruction: Instruction, site: Site, ledger: Ledger) -> None:
@@ -112,19 +152,32 @@ def _said_again(said: Reply, ledger: Ledger) -> Reply:
 
 
 def _trained(
-    fit: Fit, weights: Mapping[str, int], fitted: Fitted, spent: SpentBody | None = None
+    fit: Fit,
+    weights: Mapping[str, int],
+    moved: Moved,
+    spent: SpentBody | None = None,
+    initial_loss: float | None = None,
 ) -> Reply:
+    told = {name: weight for name, weight in weights.items() if name != LOCAL}
     body = TrainBody.model_validate(
-        {"loss": fitted.loss, "steps": fitted.steps, "patients": weights, "spent": spent}
+        {
+            "loss": moved.fitted.loss,
+            "steps": moved.fitted.steps,
+            "patients": told,
+            "initial_loss": initial_loss,
+            "gradient_variance": moved.fitted.gradient_variance,
+            "spent": spent,
+        }
     )
-    update = fitted.weights - fit.start
-    for part in fit.model.parts:
-        if not weights[part.name]:
+    update = moved.update.astype(np.float32, copy=False)
+    for part in Layout.of(fit.study.strategy, fit.model.parts).update:
+        if part.stop <= len(update) and not weights[part.name]:
             update[part.start : part.stop] = 0  # too few patients moved it to let it leave
     return Reply("ok", body, update=update)
 
 
-def _weights(instruction: Instruction) -> Vector:
+def weights_of(instruction: Instruction) -> Vector:
+    """Return the weights that were sent."""
     assert instruction.weights is not None
     return instruction.weights
 

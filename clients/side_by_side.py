@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from clients.training import Fit, PlainFit, PrivateFit, drop_modalities, shuffled
+from clients.fits import Fit, PlainFit, PrivateFit
+from clients.training import drop_modalities, shuffled
 
 EVEN = 8
 """Rows of a site are a multiple of it."""
@@ -31,9 +32,9 @@ class Passes:
 
     def __init__(self, fit: PlainFit, size: int):
         self._rows, self._generator = fit.rows, fit.generator()
-        self._batch, self._size = fit.study.training.batch_size, size
+        self._batch, self._size = fit.training.batch_size, size
         self._order = self._rows[:0].view(0, size)
-        self.steps = self._left = fit.study.training.steps(len(self._rows))
+        self.steps = self._left = fit.training.steps(len(self._rows))
 
     @property
     def ready(self) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 
+from clients.fits import Fit, Fitted, PlainFit, PrivateFit
 from clients.side_by_side import (
     EVEN,
     Passes,
@@ -27,15 +28,8 @@ from clients.side_by_side import (
     put,
     sample_masks,
 )
-from clients.training import (
-    Fit,
-    Fitted,
-    PlainFit,
-    PrivateFit,
-    make_optimizer,
-    positive_weight,
-    train_alone,
-)
+from clients.steering import Steering
+from clients.training import make_optimizer, positive_weight, train_alone
 from clients.workbench import Workbench
 from federation.models.losses import patient_losses
 from federation.models.stacked import MOST_AT_ONCE, StackedModel
@@ -43,7 +37,7 @@ from federation.privacy.book_keeping import BookKeeping
 from federation.privacy.engine import poisson_sample
 from federation.privacy.noise import grid, on_grid
 from federation.privacy.stacked_layers import stacked_rule_for
-from federation.study import OptimizerSection
+from federation.training import OptimizerSection
 
 Result = Callable[[], Fitted]
 """What came of training a site's model; raises what training it raised."""
@@ -126,14 +120,15 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
         stacked: of the fits' model.
     """
     study = fits[0].study
-    training, dropout = study.training, study.fusion.modality_dropout
+    training, dropout = fits[0].training, study.fusion.modality_dropout
     size = multiple(training.batch_size, EVEN)
     passes = [Passes(fit, size) for fit in fits]
     positive = _positive_weights(fits)
     ends = [one.steps for one in passes]
     losses: list[list[float]] = [[] for _ in fits]
     optimizer = make_optimizer(stacked.vector, training.optimizer)
-    plain = _plain_step(training.optimizer)
+    steering = Steering(fits, stacked.vector)
+    plain = _plain_step(training.optimizer) if steering.idle else None
     results = _Results(fits, stacked)
     for step, ((values, present, labels), sizes) in enumerate(batches_of(fits, passes, size), 1):
         if dropout:
@@ -156,11 +151,16 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
         for one, mean in zip(losses, means.tolist(), strict=True):
             one.append(mean)
         if plain is None:
+            steering.before_step()
             optimizer.step()
+            steering.after_step()
         results.keep(step, ends)
+    variances = steering.variances(ends)
     return [
-        Fitted.of(weights, one[:end], end)
-        for weights, one, end in zip(results.weights, losses, ends, strict=True)
+        Fitted.of(weights, one[:end], end, variance)
+        for weights, one, end, variance in zip(
+            results.weights, losses, ends, variances, strict=True
+        )
     ]
 
 
@@ -189,7 +189,8 @@ def privately_together(fits: Sequence[PrivateFit], stacked: StackedModel) -> lis
     ).unsqueeze(1)
     parameters = len(fits[0].model.vector)
     noise = torch.zeros(gradient.shape)
-    optimizer = make_optimizer(stacked.vector, study.training.optimizer)
+    optimizer = make_optimizer(stacked.vector, fits[0].training.optimizer)
+    steering = Steering(fits, stacked.vector)
     results = _Results(fits, stacked)
     for step in range(1, max(ends) + 1):
         going = [step <= end for end in ends]
@@ -219,21 +220,22 @@ def privately_together(fits: Sequence[PrivateFit], stacked: StackedModel) -> lis
                 row[:parameters] = source.normal(parameters)
         noised = on_grid(noise, gradient.cpu(), scale, grids)
         gradient.copy_(noised.div_(expectations))
+        steering.before_step()
         optimizer.step()
+        steering.after_step()
         results.keep(step, ends)
     return [Fitted(w, None, end) for w, end in zip(results.weights, ends, strict=True)]
 
 
 def _sample_size(fit: Fit) -> int:
     """Return how many rows each site has in a private step."""
-    expected = fit.study.training.batch_size
+    expected = fit.training.batch_size
     return multiple(math.ceil(expected + ROOM * math.sqrt(expected)), EVEN)
 
 
 def _plain_step(section: OptimizerSection) -> float | None:
     """Return by what a gradient is multiplied, if a step of the optimiser is no more than that."""
-    more = section.name != "sgd" or section.momentum or section.weight_decay
-    return None if more else -section.lr
+    return -section.lr if section.plain_sgd else None
 
 
 def _positive_weights(fits: Sequence[PlainFit]) -> Tensor | None:

@@ -1,107 +1,38 @@
-"""Local training: what a site's round starts from, and one loop over plain or private gradients."""
+"""Local training: one loop over plain or private gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from clients.workbench import Cohort
-from federation.bodies import LARGEST_LOSS
-from federation.models.build import FlatModel, Vector
-from federation.privacy.accounting import Segment
-from federation.privacy.clipping import ClippedSum
+from clients.fits import Fit, Fitted, PlainFit, PrivateFit
+from clients.steering import Steering
 from federation.privacy.engine import Batch, poisson_sample, private_mean
-from federation.privacy.noise import Randomness
-from federation.study import OptimizerSection, Study, TrainingSection
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One site's training in one round, ready to run: all is checked, and paid for.
-
-    Attributes:
-        model: the study's, on the site's device; its weights are overwritten.
-        start: the global weights.
-        cohort: with at least one training patient.
-        study: the resolved study.
-    """
-
-    model: FlatModel
-    start: Vector
-    cohort: Cohort
-    study: Study
-
-    @property
-    def rows(self) -> Tensor:
-        """The training patients, (patients,) int64."""
-        return torch.from_numpy(self.cohort.patients.splits["train"])
-
-
-@dataclass(frozen=True)
-class PlainFit(Fit):
-    """Without privacy.
-
-    Attributes:
-        generator: makes the generator of batches and modality dropout.
-    """
-
-    generator: Callable[[], torch.Generator]
-
-
-@dataclass(frozen=True)
-class PrivateFit(Fit):
-    """By DP-SGD.
-
-    Attributes:
-        clipped: adds up clipped gradients of the model.
-        segment: how many steps, and their rate and noise.
-        randomness: makes the source of samples, noise and modality dropout.
-    """
-
-    clipped: ClippedSum
-    segment: Segment
-    randomness: Callable[[], Randomness]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What local training found.
-
-    Attributes:
-        weights: the local model's.
-        loss: mean training loss over the round's batches; None if it diverged or was not kept.
-        steps: optimiser steps.
-    """
-
-    weights: Vector
-    loss: float | None
-    steps: int
-
-    @classmethod
-    def of(cls, weights: Vector, losses: list[float], steps: int) -> Fitted:
-        """Return it with the mean of what losses there are."""
-        mean = sum(losses) / len(losses) if losses else None
-        return cls(weights, mean if mean is not None and mean <= LARGEST_LOSS else None, steps)
+from federation.study import Study
+from federation.training import OptimizerSection, TrainingSection
 
 
 def train_alone(fit: Fit) -> Fitted:
     """Train one site's model: a step of the optimiser for each gradient."""
-    model, study = fit.model, fit.study
+    model = fit.model
     model.load(fit.start)
-    optimizer = make_optimizer(model.vector, study.training.optimizer)
+    optimizer = make_optimizer(model.vector, fit.training.optimizer)
+    steering = Steering([fit], model.vector)
     if not model.module.training:  # walking the modules costs as much as a small step
         model.module.train()
     losses, steps = [], 0
     for loss in _gradients(fit):
+        steering.before_step()
         optimizer.step()
+        steering.after_step()
         steps += 1
         if loss is not None:
             losses.append(loss)
-    return Fitted.of(model.weights(), losses, steps)
+    (variance,) = steering.variances([steps])
+    return Fitted.of(model.weights(), losses, steps, variance)
 
 
 def _gradients(fit: Fit) -> Iterable[float | None]:
@@ -122,7 +53,7 @@ def _plain(fit: PlainFit) -> Iterator[float]:
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator)
 
-    for rows in batches(fit.rows, study.training, generator):
+    for rows in batches(fit.rows, fit.training, generator):
         values, present = cohort.inputs(rows, model.device)
         labels = cohort.labels[rows].to(model.device)
         if study.fusion.modality_dropout:

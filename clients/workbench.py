@@ -14,6 +14,7 @@ from torch import Tensor
 from clients.cohort import Patients, read_patients
 from clients.features import ModalityTensor, ehr_tensor, image_tensor, text_tensor
 from clients.ledger import Ledger, site_ledger
+from clients.memory import Memory
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from federation.errors import UserError
@@ -99,6 +100,11 @@ class Workbench:
     def replies(self, file: str) -> StoredReplies:
         """Return the replies that the site keeps."""
         return StoredReplies(self.site(file).state / "replies")
+
+    def memory(self, file: str, run: str, model: str) -> Memory:
+        """Return what the site keeps for itself of one model of a run."""
+        folder = self.site(file).state / "personal" / (run or "no-run") / model.replace(":", ".")
+        return Memory(folder)
 
     def site(self, file: str) -> Site:
         """Return the site of a site file."""

@@ -129,6 +129,10 @@ class TrainBody(Section):
     Under differential privacy all training patients, or 0 where the site does not offer the
     modality at all: how many have it is not told.
     """
+    initial_loss: float | None = Field(default=None, ge=0, le=LARGEST_LOSS)
+    """Mean loss of the global model on the training patients; where the strategy goes by it."""
+    gradient_variance: float | None = Field(default=None, ge=0, le=1e30)
+    """Squared standard error of the round's mean gradient; where sites are weighed by it."""
     spent: SpentBody | None = None
     """Under differential privacy at the site."""
 

@@ -1,13 +1,20 @@
-"""Collecting a round's updates: screened, weighed and summed where they are first seen."""
+"""Collecting a round's updates: screened and weighed where they are first seen, and summed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from federation.bodies import TrainBody
 from federation.errors import WardroundError
-from federation.messages import Reply, Vector
+from federation.layout import LOCAL, NUMBER_UNIT, Layout
+from federation.messages import Instruction, Reply, Vector
+from federation.models.build import FlatModel
 from federation.reduce import (
+    LARGEST_CHANGE,
     LARGEST_TOTAL_WEIGHT,
     Part,
     UpdateRejected,
@@ -15,24 +22,47 @@ from federation.reduce import (
     clipped,
     screen,
 )
-from federation.study import StrategySection
+from federation.strategies.averaging import FedNova, QFedAvg
+from federation.strategies.base import Strategy
+from federation.strategies.robust import NormBound
+
+LEAST_LOSS = 1e-10
+"""q-FedAvg divides by a power of the loss."""
+
+
+class Updates(Protocol):
+    """What a round collects."""
+
+    def take(self, reply: Reply, site: str) -> str:
+        """Take what a site's reply carries; return why it was refused, or nothing."""
+        ...
 
 
 class UpdateSum:
     """Adds up the updates of one round, at the server or in a host of many sites.
 
     Args:
-        parts: the parts of the model's flat vector.
+        parts: of the model.
         strategy: says how sites are weighed and which norm is too large.
+        lr: the sites' learning rate in this round.
         clip: norm to which each update is clipped, under central privacy; each site then counts
             once in every part of the model, whether or not it moved that part.
+        factors: by what each site's update is multiplied, where the strategy knows beforehand.
     """
 
-    def __init__(self, parts: Sequence[Part], strategy: StrategySection, clip: float | None = None):
-        self._strategy, self._clip = strategy, clip
-        self.total = WeightedSum.zeros(parts)
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        strategy: Strategy,
+        lr: float = 1.0,
+        clip: float | None = None,
+        factors: Mapping[str, float] | None = None,
+    ):
+        self._layout = Layout.of(strategy, parts)
+        self._strategy, self._lr, self._clip, self._factors = strategy, lr, clip, factors
+        self.total = WeightedSum.zeros(self._layout.summed)
 
-    def take(self, reply: Reply) -> str:
+    def take(self, reply: Reply, site: str) -> str:
         """Add what a reply carries.
 
         Returns:
@@ -45,19 +75,59 @@ class UpdateSum:
         try:
             if reply.update is not None:
                 assert isinstance(reply.body, TrainBody)
-                screen(reply.update, len(self.total.values), self._strategy.maximum_update_norm)
-                self._add(reply.update, reply.body)
+                screen_update(reply.update, self._layout, self._strategy)
+                self._add(reply.update, reply.body, site)
         except UpdateRejected as reason:
             return str(reason)
         return ""
 
-    def _add(self, update: Vector, body: TrainBody) -> None:
-        if self._clip is None:
-            self.total.add(update, self._weights(body))
+    def _add(self, update: Vector, body: TrainBody, site: str) -> None:
+        if self._clip is not None:
+            short, within = clipped(update, self._clip)
+            self.total.add(short, dict.fromkeys(self.total.weights, 1) | self._none_in_local())
+            self.total.within += within
             return
-        short, within = clipped(update, self._clip)
-        self.total.add(short, dict.fromkeys(self.total.weights, 1))
-        self.total.within += within
+        if isinstance(self._strategy, NormBound):
+            update, within = clipped(update, self._strategy.norm)
+            self.total.within += within
+        if self._strategy.with_number:
+            update = self._with_number(update, body, site)
+        weights = patients_behind(body, self._strategy) | self._none_in_local()
+        self.total.add(update, weights)
+
+    def _with_number(self, update: Vector, body: TrainBody, site: str) -> Vector:
+        """Scale an update, and put the site's number beside it, once for each part."""
+        factor, number = self._weight_of(update, body, site)
+        scaled = np.empty(len(self.total.values), np.float32)
+        with np.errstate(over="ignore"):
+            np.multiply(update, np.float32(factor), out=scaled[: len(update)])
+        scaled[len(update) :] = number / NUMBER_UNIT
+        if not np.abs(scaled).max(initial=0.0) <= LARGEST_CHANGE:
+            raise UpdateRejected("out of range")
+        return scaled
+
+    def _weight_of(self, update: Vector, body: TrainBody, site: str) -> tuple[float, float]:
+        """Return by what an update is multiplied, and the number that is added up beside it.
+
+        Source: FedNova, eq. 6 of Wang et al., NeurIPS 2020 (SGD: a site's steps); q-FedAvg,
+        algorithm 2 of Li et al., ICLR 2020, both sides divided by L = 1 / lr.
+        """
+        strategy = self._strategy
+        if isinstance(strategy, FedNova):
+            if not body.steps:
+                raise UpdateRejected("an update of no steps")
+            return 1 / body.steps, float(body.steps)
+        if isinstance(strategy, QFedAvg):
+            if body.initial_loss is None:
+                raise UpdateRejected("the loss is missing")
+            loss, q = max(body.initial_loss, LEAST_LOSS), strategy.q
+            squared = float(np.square(update, dtype=np.float64).sum())
+            return loss**q, q * loss ** (q - 1) * squared / self._lr + loss**q
+        factor = (self._factors or {}).get(site, 1.0)
+        return factor, factor
+
+    def _none_in_local(self) -> dict[str, int]:
+        return {LOCAL: 0} if LOCAL in self.total.weights else {}
 
     def _merge(self, partial: WeightedSum) -> None:
         try:
@@ -68,7 +138,83 @@ class UpdateSum:
                 f"{LARGEST_TOTAL_WEIGHT:,} training patients can take part in one round."
             ) from None
 
-    def _weights(self, body: TrainBody) -> dict[str, int]:
-        if self._strategy.weighting == "uniform":
-            return {name: int(patients > 0) for name, patients in body.patients.items()}
+
+def round_sum(instruction: Instruction, model: FlatModel) -> UpdateSum:
+    """Return the empty sum of a round's updates, as the instruction to the sites has it."""
+    study = instruction.study
+    return UpdateSum(
+        model.parts,
+        study.strategy,
+        study.training.at_round(instruction.round).optimizer.lr,
+        instruction.clip,
+        instruction.factors,
+    )
+
+
+@dataclass(frozen=True)
+class SiteUpdate:
+    """One site's update.
+
+    Attributes:
+        site: its name.
+        update: (size of the layout,) float32, screened.
+        weights: of each part of the model.
+    """
+
+    site: str
+    update: Vector
+    weights: Mapping[str, int]
+
+
+class UpdateList:
+    """Keeps the updates of one round apart, for strategies that need each."""
+
+    def __init__(self, parts: Sequence[Part], strategy: Strategy):
+        self._layout, self._strategy = Layout.of(strategy, parts), strategy
+        self._found: dict[str, SiteUpdate] = {}
+
+    def take(self, reply: Reply, site: str) -> str:
+        """Keep what a reply carries; return why it was refused, or nothing."""
+        if reply.update is None or reply.body is None:
+            return "no update"
+        assert isinstance(reply.body, TrainBody)
+        weights = patients_behind(reply.body, self._strategy)
+        try:
+            screen_update(reply.update, self._layout, self._strategy)
+            if not weights.keys() >= {part.name for part in self._layout.model} - {LOCAL}:
+                raise UpdateRejected("a weight is missing")
+        except UpdateRejected as reason:
+            return str(reason)
+        self._found[site] = SiteUpdate(site, reply.update, weights)
+        return ""
+
+    def drop(self, site: str) -> None:
+        """Leave a site's update out."""
+        del self._found[site]
+
+    @property
+    def updates(self) -> list[SiteUpdate]:
+        """The updates, by site in order."""
+        return [self._found[site] for site in sorted(self._found)]
+
+
+def screen_update(update: Vector, layout: Layout, strategy: Strategy) -> None:
+    """Refuse an update that would spoil the model.
+
+    Raises:
+        UpdateRejected: with the reason.
+    """
+    screen(update, layout.size, None)
+    longest = strategy.maximum_update_norm
+    if longest is not None:
+        screen(update[: layout.parameters], layout.parameters, longest)
+
+
+def patients_behind(body: TrainBody, strategy: Strategy) -> dict[str, int]:
+    """Return what each part of an update weighs."""
+    most = strategy.most_patients
+    if strategy.weighting != "patients":
+        return {name: int(patients > 0) for name, patients in body.patients.items()}
+    if most is None:
         return {str(name): patients for name, patients in body.patients.items()}
+    return {name: min(patients, most) for name, patients in body.patients.items()}

@@ -67,6 +67,9 @@ class Instruction:
         fold: whether a host of several sites may send the sum of their updates instead.
         run: id of the run, drawn by the coordinator; a site's ledger tells runs apart by it.
         clip: norm to which a host clips each site's update before it adds it; central privacy only.
+        factors: by what a host multiplies each site's update, by site; None for nothing.
+        control: the coordinator's control variate, (parameters,) float32; SCAFFOLD only.
+        shared: whether to score the weights as they are, though the site uses a model of its own.
         witness: length and hash of the site's ledger when the coordinator last heard of it.
     """
 
@@ -79,13 +82,16 @@ class Instruction:
     fold: bool = False
     run: str = ""
     clip: float | None = None
+    factors: Mapping[str, float] | None = None
+    control: Vector | None = None
+    shared: bool = False
     witness: LedgerHead | None = None
 
     @functools.cached_property
     def largest_weight(self) -> float:
-        """Largest absolute value of the weights; not a number if one of them is not."""
-        assert self.weights is not None
-        return float(np.abs(self.weights).max(initial=0.0))
+        """Largest absolute value of what was sent; not a number if one of them is not."""
+        sent = [vector for vector in (self.weights, self.control) if vector is not None]
+        return float(max(np.abs(vector).max(initial=0.0) for vector in sent))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -93,7 +99,9 @@ class Instruction:
         assert self.weights is not None
         parts = self.run, self.study.fingerprint, self.model, self.round
         digest = hashlib.sha256("/".join(map(str, parts)).encode())
-        digest.update(np.ascontiguousarray(self.weights).tobytes())
+        for vector in (self.weights, self.control):
+            if vector is not None:
+                digest.update(np.ascontiguousarray(vector).tobytes())
         return digest.hexdigest()
 
     def to_records(self) -> RecordDict:
@@ -103,7 +111,10 @@ class Instruction:
             "round": self.round,
             "fold": self.fold,
             "run": self.run,
+            "shared": self.shared,
         }
+        if self.factors is not None:
+            task["factors"] = json.dumps(dict(self.factors))
         if self.clip is not None:
             task["clip"] = self.clip
         if self.split is not None:
@@ -120,6 +131,8 @@ class Instruction:
         )
         if self.weights is not None:
             records["weights"] = _vector(self.weights)
+        if self.control is not None:
+            records["control"] = _vector(self.control)
         return records if self.witness is None else with_witness(records, self.witness)
 
     @classmethod
@@ -147,6 +160,9 @@ class Instruction:
                 fold=bool(task["fold"]),
                 run=_matching(RUN_ID, task["run"]),
                 clip=None if task.get("clip") is None else float(task["clip"]),
+                factors=_read_factors(task.get("factors")),
+                control=_read_vector(records, "control"),
+                shared=bool(task["shared"]),
                 witness=_read_witness(records),
             )
         except MALFORMED as error:
@@ -236,6 +252,12 @@ def _read_witness(records: RecordDict) -> LedgerHead | None:
     if "witness" not in records:
         return None
     return LedgerHead.model_validate(dict(records["witness"]))
+
+
+def _read_factors(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    return {str(site): float(factor) for site, factor in json.loads(text).items()}
 
 
 def _matching(pattern: re.Pattern[str], text: Any) -> str:

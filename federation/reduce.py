@@ -49,7 +49,7 @@ class WeightedSum:
     >>> total.add(np.array([0.5, -1.0], np.float32), {"ehr": 3})
     >>> total.add(np.array([1.5, 1.0], np.float32), {"ehr": 1})
     >>> total.mean()
-    array([ 0.75, -0.5 ], dtype=float32)
+    array([ 0.75, -0.5 ])
     """
 
     parts: tuple[Part, ...]
@@ -104,14 +104,13 @@ class WeightedSum:
         """Put another sum, such as a noised one, in place of this one."""
         self.values = np.rint(np.ldexp(total, SCALE_BITS)).astype(np.int64)
 
-    def mean(self) -> NDArray[np.float32]:
-        """Return the weighted mean update, (parameters,) float32; zero where nobody had weight."""
-        result, total = np.zeros(len(self.values), np.float32), self.total()
+    def mean(self) -> NDArray[np.float64]:
+        """Return the weighted mean update, (parameters,) float64; zero where nobody had weight."""
+        mean = self.total()
         for part in self.parts:
             if self.weights[part.name]:
-                stretch = slice(part.start, part.stop)
-                result[stretch] = total[stretch] / self.weights[part.name]
-        return result
+                mean[part.start : part.stop] /= self.weights[part.name]
+        return mean
 
     def _check_weights(self, weights: Mapping[str, int]) -> None:
         for name, total in self.weights.items():

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +18,12 @@ import tomli_w
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from federation.arrival import ArrivalSection
+from federation.combinations import conflicts
 from federation.errors import UserError
 from federation.faults import FaultsSection
+from federation.strategies import StrategySection
+from federation.strategies.averaging import FedAvg
+from federation.training import PersonalisationSection, SelectionSection, TrainingSection
 from federation.validation import Section, read_toml, validate
 
 Split = Literal["train", "tuning", "held_out"]
@@ -152,101 +155,6 @@ class FusionSection(Section):
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class OptimizerSection(Section):
-    """The optimiser at a site; its state starts anew each round."""
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _momentum_is_for_sgd(self) -> OptimizerSection:
-        if self.momentum and self.name != "sgd":
-            raise ValueError(f"momentum is an option of sgd, not of {self.name}")
-        return self
-
-
-class LossSection(Section):
-    """``balanced`` weighs the two classes of a site's training patients alike."""
-
-    name: Literal["bce"] = "bce"
-    class_weight: Literal["none", "balanced"] = "none"
-
-
-class TrainingSection(Section):
-    """What a site does in a round: ``local_epochs`` passes, or ``local_steps`` batches."""
-
-    rounds: PositiveInt = 20
-    local_epochs: PositiveInt | None = None
-    local_steps: PositiveInt | None = None
-    batch_size: PositiveInt = 32
-    optimizer: OptimizerSection = OptimizerSection()
-    loss: LossSection = LossSection()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_epoch_unless_said(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and not {"local_epochs", "local_steps"} & data.keys():
-            return {**data, "local_epochs": 1}
-        return data
-
-    @model_validator(mode="after")
-    def _epochs_or_steps(self) -> TrainingSection:
-        if (self.local_epochs is None) == (self.local_steps is None):
-            raise ValueError("give local_epochs or local_steps, not both")
-        return self
-
-    def steps(self, patients: int) -> int:
-        """Return how many steps a round has at a site with so many training patients."""
-        if self.local_steps is not None:
-            return self.local_steps
-        assert self.local_epochs is not None
-        return self.local_epochs * math.ceil(patients / self.batch_size)
-
-
-class ParticipationSection(Section):
-    """Which sites are asked in a round.
-
-    ``random``: so many ``sites``, or a ``fraction`` of those connected, drawn anew for each round
-    from the study's seed.
-    """
-
-    kind: Literal["all", "random"] = "all"
-    sites: PositiveInt | None = None
-    fraction: float | None = Field(default=None, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _how_many(self) -> ParticipationSection:
-        given = [name for name in ("sites", "fraction") if getattr(self, name) is not None]
-        if self.kind == "all" and given:
-            raise ValueError(f'{given[0]} is an option of kind "random"')
-        if self.kind == "random" and len(given) != 1:
-            raise ValueError('kind "random" needs sites or fraction, one of them')
-        return self
-
-
-class StrategySection(Section):
-    """How updates become the next model, and when a round counts."""
-
-    name: Literal["fedavg"] = "fedavg"
-    weighting: Literal["patients", "uniform"] = "patients"
-    participation: ParticipationSection = ParticipationSection()
-    minimum_sites: PositiveInt = 2
-    round_deadline_seconds: PositiveFloat = 600.0
-    maximum_update_norm: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _enough_are_asked(self) -> StrategySection:
-        asked = self.participation.sites
-        if asked is not None and asked < self.minimum_sites:
-            raise ValueError(
-                f"participation.sites is {asked}, but a round needs {self.minimum_sites} "
-                "(minimum_sites)"
-            )
-        return self
-
-
 class PrivacySection(Section):
     """The privacy mechanism of the study.
 
@@ -312,46 +220,23 @@ class Study(Section):
     modalities: ModalitiesSection
     fusion: FusionSection = FusionSection()
     training: TrainingSection = TrainingSection(local_epochs=1)
-    strategy: StrategySection = StrategySection()
+    strategy: StrategySection = FedAvg()
+    selection: SelectionSection = SelectionSection()
+    personalisation: PersonalisationSection = PersonalisationSection()
     privacy: PrivacySection = PrivacySection()
     evaluation: EvaluationSection = EvaluationSection()
     simulation: SimulationSection | None = None
 
     @model_validator(mode="after")
-    def _nothing_beside_the_mechanism(self) -> Study:
-        """Refuse what would tell of patients past the clipped and noised sums."""
-        mechanism, ehr = self.privacy.mechanism, self.modalities.ehr
-        if mechanism == "none":
-            return self
-        if ehr is not None and ehr.vocabulary == "prepared":
-            raise ValueError(
-                'modalities.ehr.vocabulary = "prepared" counts codes without noise, which '
-                f'privacy.mechanism = "{mechanism}" does not cover. Use "hashed" or "listed", with '
-                "reference_ranges"
-            )
-        if mechanism == "central":
-            if self.strategy.weighting != "uniform":
-                raise ValueError(
-                    'privacy.mechanism = "central" protects a hospital, so each must count once: '
-                    'give strategy.weighting = "uniform"'
-                )
-            return self
-        if self.training.loss.class_weight == "balanced":
-            raise ValueError(
-                'training.loss.class_weight = "balanced" follows from the labels of all training '
-                'patients, which privacy.mechanism = "dp_sgd" does not cover. Use "none"'
-            )
-        if self.split.by == "time":
-            raise ValueError(
-                'split.by = "time" lets one patient decide where others fall, which '
-                'privacy.mechanism = "dp_sgd" does not cover. Use "patient" or "given"'
-            )
-        if self.simulation is not None and self.simulation.arrival is not None:
-            raise ValueError(
-                "simulation.arrival changes the number of training patients from round to round, "
-                'and privacy.mechanism = "dp_sgd" samples at a rate that is fixed for the run'
-            )
+    def _nothing_excludes_another(self) -> Study:
+        for conflict in conflicts(self):
+            raise ValueError(conflict)
         return self
+
+    @property
+    def personal(self) -> bool:
+        """Whether the model that a site uses is not the one that the coordinator has."""
+        return self.strategy.personal or self.personalisation.personal
 
     @cached_property
     def canonical(self) -> str:
@@ -376,9 +261,25 @@ class Study(Section):
     def only(self, modality: Modality) -> Study:
         """Return the same study with one modality alone, for the single-modality baselines."""
         alone = ModalitiesSection(**{modality: getattr(self.modalities, modality)})
+        return self._with(modalities=alone)
+
+    def plain(self) -> Study:
+        """Return the same study without a federation's means, for what trains in one place."""
+        plain = FedAvg(
+            minimum_sites=self.strategy.minimum_sites,
+            round_deadline_seconds=self.strategy.round_deadline_seconds,
+            weighting="uniform" if self.privacy.mechanism == "central" else "patients",
+        )
+        return self._with(
+            strategy=plain,
+            selection=SelectionSection(),
+            personalisation=PersonalisationSection(),
+        )
+
+    def _with(self, **sections: Any) -> Study:
         # Not model_copy: it would copy the cached fingerprint too.
-        sections = {name: getattr(self, name) for name in type(self).model_fields}
-        return Study(**{**sections, "modalities": alone})
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return Study(**{**own, **sections})
 
 
 def load_study(path: Path, overrides: Iterable[str] = (), seed: int | None = None) -> Study:

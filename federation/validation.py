@@ -80,43 +80,65 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def _explain(model: type[BaseModel], details: ErrorDetails) -> tuple[str, str, str]:
-    location = details["loc"]
+    location, table = _walked(model, details["loc"])
     field = ".".join(str(part) for part in location)
     if details["type"] == "extra_forbidden":
-        known = _keys_at(model, location[:-1])
+        known = set(table.model_fields) if table is not None else set()
         guess = nearest(str(location[-1]), known)
         remedy = f'Did you mean "{guess}"? ' if guess else ""
         return field, "unknown key", f"{remedy}Valid keys here: {', '.join(sorted(known))}."
     if details["type"] == "missing":
         return field, "missing; it has no default", ""
+    if details["type"] == "union_tag_invalid":
+        context = details.get("ctx", {})
+        return f"{field}.name", *_unknown(context.get("tag"), str(context.get("expected_tags", "")))
     given = details.get("input")
     if details["type"] == "literal_error":
-        expected = str(details.get("ctx", {}).get("expected", ""))
-        guess = nearest(str(given), re.findall("'([^']*)'", expected))
-        hint = f'Did you mean "{guess}"?' if guess else ""
-        return field, f'"{given}" is not one of {expected}', hint
+        return field, *_unknown(given, str(details.get("ctx", {}).get("expected", "")))
     problem = details["msg"].removeprefix("Value error, ").rstrip(".")
     if isinstance(given, str | int | float | bool) and not problem.startswith('"'):
         problem = f'"{given}": {problem[0].lower()}{problem[1:]}'
     return field, problem, ""
 
 
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """Return the valid keys of the table at ``location`` inside ``model``."""
-    current: Any = model
+def _unknown(given: Any, expected: str) -> tuple[str, str]:
+    guess = nearest(str(given), re.findall("'([^']*)'", expected))
+    return f'"{given}" is not one of {expected}', f'Did you mean "{guess}"?' if guess else ""
+
+
+def _walked(
+    model: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[list[int | str], type[BaseModel] | None]:
+    """Return a place as the file names it, and the table in which its last key stands.
+
+    Pydantic puts the chosen kind of a table, which has several, into the place as well.
+    """
+    walked: list[int | str] = []
+    table: type[BaseModel] | None = model
+    inside: list[type[BaseModel]] = [model]
     for part in location:
+        if len(inside) > 1:
+            inside = [kind for kind in inside if _kind(kind) == part]
+            continue
+        walked.append(part)
         if isinstance(part, int):
             continue  # a place in a list of tables, which all have the same keys
-        info = current.model_fields.get(str(part))
-        if info is None:
-            return set()
-        options = [info.annotation, *getattr(info.annotation, "__args__", ())]
-        current = next(
-            (o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None
-        )
-        if current is None:
-            return set()
-    return set(current.model_fields)
+        table = inside[0] if inside else None
+        info = table.model_fields.get(part) if table is not None else None
+        inside = [] if info is None else _tables(info.annotation)
+    return walked, table
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """Return the tables that a value may be."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    options = getattr(annotation, "__args__", ())
+    return [table for option in options for table in _tables(option)]
+
+
+def _kind(table: type[BaseModel]) -> str:
+    return str(table.model_fields["name"].default) if "name" in table.model_fields else ""
 
 
 def _neighbours(path: Path) -> str:

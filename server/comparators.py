@@ -17,7 +17,8 @@ from federation.reduce import UpdateRejected, screen
 from federation.study import Modality
 from server.evaluator import SiteEvaluation
 from server.exchange import Answer
-from server.rounds import Heard, RoundsResult, Task, evaluate, run_rounds
+from server.rounds import RoundsResult, evaluate, run_rounds
+from server.task import Heard, Task
 
 Evaluations = list[SiteEvaluation]
 
@@ -45,7 +46,7 @@ def train_comparators(task: Task, tell: Callable[[str], None]) -> Comparators:
     wanted = task.study.evaluation.baselines
     if "local" in wanted:
         tell("comparator: each site alone")
-        _local(task, found)
+        _local(replace(task, study=task.study.plain()), found)
     if "pooled" in wanted:
         tell("comparator: pooled")
         _pooled(task, found)
@@ -61,7 +62,9 @@ def _pooled(task: Task, found: Comparators) -> None:
     node = task.exchange.pooled_node
     assert node is not None
     sites = max(len(task.nodes()), 1)
-    everybody = replace(task, model="pooled", measured=False, patience=float(sites))
+    everybody = replace(
+        task, study=task.study.plain(), model="pooled", measured=False, patience=float(sites)
+    )
     result = run_rounds(replace(everybody, only={"pooled": node}, quorum=1))
     _keep("pooled", everybody, result, found)
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
 from federation.messages import DESCRIBE, PREPARE, Instruction
-from federation.models.build import Vector, build_model
+from federation.models.build import build_model
 from federation.study import Study
 from federation.validation import listed
 from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabulary
 from server import comparators
+from server.course import RoundRecord, Standing
 from server.evaluator import (
     SiteEvaluation,
     evaluate_local_models,
@@ -27,9 +28,10 @@ from server.evaluator import (
 )
 from server.exchange import Exchange, encode
 from server.privacy import privacy_document, privacy_warnings
-from server.rounds import Heard, RoundRecord, RoundsResult, Task, evaluate, run_rounds
+from server.rounds import RoundsResult, evaluate, run_rounds
 from server.run_folder import RunFolder
 from server.site_warnings import site_warnings, together
+from server.task import Heard, Task
 from server.witness import Witness
 
 
@@ -97,10 +99,15 @@ def run_study(
         exchange, study, vocabulary, run=folder.run_id, witness=witness, watch=progress.heard
     )
     sites = _describe(task, exchange.sites())
+    task = replace(task, sizes=_sizes(sites))
     folder.write_json("sites.json", sites)
     result = _federate(task, folder, progress)
     if result.lost_quorum:
         warnings.append(f"The run ended early, in {result.lost_quorum}. The last model was kept.")
+    if result.stopped:
+        warnings.append(f"The run ended early, {result.stopped}.")
+    if result.kept:
+        progress.tell(f"the model of round {result.kept} is kept: it measured best")
     sites |= _describe(task, {s: n for s, n in exchange.sites().items() if s not in sites})
     folder.write_json("sites.json", dict(sorted(sites.items())))
     warnings += site_warnings(sites, study)
@@ -182,23 +189,27 @@ def _describe(task: Task, nodes: Mapping[str, int]) -> dict[str, Any]:
     return dict(sorted(sites.items()))
 
 
+def _sizes(sites: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sites' training patients, where they are told."""
+    told = {site: described.get("patients", {}).get("train") for site, described in sites.items()}
+    return {site: count for site, count in told.items() if isinstance(count, int)}
+
+
 def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult:
     study = task.study
     checkpoint = folder.last_checkpoint() if folder.resumed else None
-    done, weights = checkpoint or (0, None)
+    done, standing = checkpoint or (0, None)
     folder.keep_rounds(done)
 
-    def on_round(record: RoundRecord, weights: Vector) -> None:
+    def on_round(record: RoundRecord, standing: Standing) -> None:
         folder.append_round(record)
         if len(record["answered"]) >= task.minimum:
-            folder.write_checkpoint(record["round"], weights)
+            folder.write_checkpoint(record["round"], standing)
         progress.round_done(record, study.training.rounds)
 
     if done:
         progress.tell(f"resumed after round {done}")
-    last = folder.rounds()[-1:] if done else []
-    clip = last[0]["central"]["next_clip"] if last and "central" in last[0] else None
-    result = run_rounds(task, weights, done + 1, on_round, clip)
+    result = run_rounds(task, standing, done + 1, on_round)
     if result.rounds == 0:
         if result.refusals:
             raise Refused(

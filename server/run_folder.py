@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from federation.errors import UserError
 from federation.study import Study, load_study
 from federation.vocabulary import Scale, Vocabulary
+from server.course import Standing
 
 PACKAGES = (
     "wardround",
@@ -34,7 +35,7 @@ PACKAGES = (
     "pandas",
     "pyarrow",
 )
-WEIGHTS = "model.safetensors"
+WEIGHTS, STATE = "model.safetensors", "state.safetensors"
 FLAT = "flat"
 VOCABULARY, NORMALISATION = "vocabulary.json", "normalisation.json"
 FORMULA = "(value - center) / width"
@@ -172,22 +173,24 @@ class RunFolder:
             },
         )
 
-    def write_checkpoint(self, round_: int, weights: NDArray[np.float32]) -> None:
-        """Keep the model after a round; a half-written checkpoint never has the final name."""
+    def write_checkpoint(self, round_: int, standing: Standing) -> None:
+        """Keep how things stand after a round; what is half written never has the final name."""
         folder = self.path / "checkpoints" / f"round-{round_:04d}"
         draft = folder.with_name(f".{folder.name}")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        save_file({FLAT: weights}, draft / WEIGHTS)
-        (draft / "state.json").write_text(json.dumps({"round": round_}) + "\n")
+        save_file({FLAT: standing.weights}, draft / WEIGHTS)
+        save_file(dict(standing.state), draft / STATE)
+        told = {"round": round_, "clip": standing.clip}
+        (draft / "state.json").write_text(json.dumps(told) + "\n")
         for file in (*draft.iterdir(), draft):
             _sync(file)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
         _sync(folder.parent)
 
-    def last_checkpoint(self) -> tuple[int, NDArray[np.float32]] | None:
-        """Return the newest checkpoint's round and weights; None if there is none.
+    def last_checkpoint(self) -> tuple[int, Standing] | None:
+        """Return the newest checkpoint's round, and how things stood; None if there is none.
 
         Raises:
             UserError: if it is damaged.
@@ -197,8 +200,9 @@ class RunFolder:
         if newest is None:
             return None
         try:
-            round_ = int(json.loads((newest / "state.json").read_text())["round"])
-            return round_, load_file(newest / WEIGHTS)[FLAT]
+            told = json.loads((newest / "state.json").read_text())
+            weights, state = load_file(newest / WEIGHTS)[FLAT], load_file(newest / STATE)
+            return int(told["round"]), Standing(weights, state, told["clip"])
         except Exception:
             raise UserError(
                 newest,

@@ -65,7 +65,7 @@ class Crew:
         self._ray, self._arguments, self._shared, self._store = ray, arguments, shared, store
         self._files: Mapping[int, str] = arguments[0]
         self._told: dict[str, Any] = {}
-        self._ledgers: Path | None = None
+        self._folders: set[Path] = set()
         self._sent_bytes = 0
         self._copies_do = True
         self._versions = versions()
@@ -122,8 +122,8 @@ class Crew:
 
     def all_reach(self, folder: Path) -> bool:
         """Whether every machine sees a folder of this one; replaced actors must, from then on."""
-        self._ledgers = folder
-        return not self._shared or self._reached_by(list(self.actors.values()))
+        self._folders.add(folder)
+        return not self._shared or self._reached_by(list(self.actors.values()), folder)
 
     def check_room(self, needed: int) -> None:
         """Make sure that Ray can keep what a run gives it, in memory or on disk.
@@ -208,16 +208,15 @@ class Crew:
         lacking = self._lacking[machine]
         if lacking and not self._copies_do:
             raise Unfit("its machine does not reach the sites' folders")
-        if self._ledgers is not None and not self._reached_by([actor]):
-            raise Unfit("its machine does not reach the run's ledgers")
+        if not all(self._reached_by([actor], folder) for folder in self._folders):
+            raise Unfit("its machine does not reach the run's folder")
         self._pack(lacking)
         if lacking:
             actor.receive.remote({file: self.shipped[file] for file in lacking})
 
-    def _reached_by(self, actors: list[Any]) -> bool:
-        assert self._ledgers is not None
-        self._ledgers.mkdir(parents=True, exist_ok=True)
-        beacon = self._ledgers / f".{self._store}"
+    def _reached_by(self, actors: list[Any], folder: Path) -> bool:
+        folder.mkdir(parents=True, exist_ok=True)
+        beacon = folder / f".{self._store}"
         beacon.touch()
         try:
             return all(self._ray.get([actor.reaches.remote(beacon) for actor in actors]))

@@ -130,11 +130,19 @@ class SimulatedGrid(Grid):
     def use_ledgers(self, folder: Path | None) -> None:
         """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
 
-    def check_ledgers(self) -> None:
-        """Make sure that the privacy ledgers last.
+    @abstractmethod
+    def use_memories(self, folder: Path) -> None:
+        """Keep what sites keep for themselves, in the runs that follow, in a folder."""
+
+    def check_shared(self, folder: Path, what: str) -> None:
+        """Make sure that all processes reach a folder of the run.
+
+        Args:
+            folder: that is there.
+            what: is kept in it, in the plural.
 
         Raises:
-            UserError: if they would not.
+            UserError: if one does not.
         """
 
     @abstractmethod
@@ -182,6 +190,10 @@ class LocalGrid(SimulatedGrid):
     def use_ledgers(self, folder: Path | None) -> None:
         """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
         self._host.use_ledgers(folder)
+
+    def use_memories(self, folder: Path) -> None:
+        """Keep what sites keep for themselves, in the runs that follow, in a folder."""
+        self._host.use_memories(folder)
 
     def use_faults(self, faults: Faults | None) -> None:
         """Play faults in the rounds that follow."""

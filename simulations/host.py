@@ -19,7 +19,7 @@ from clients.budget import check_terms
 from clients.cohort import Patients
 from clients.features import ModalityTensor
 from clients.workbench import choose_device
-from federation.collect import UpdateSum
+from federation.collect import UpdateSum, round_sum
 from federation.errors import UserError
 from federation.messages import TRAIN, Instruction, Reply, partial_records
 from federation.models.stacked import MOST_AT_ONCE
@@ -113,15 +113,16 @@ class SiteHost:
         study, vocabulary = instruction.study, instruction.vocabulary
         model = self._workbench.model(study, vocabulary)
         at_once = MOST_AT_ONCE if self._workbench.stacks(model, study) else 1
-        folded = _Folded(UpdateSum(model.parts, study.strategy, instruction.clip))
+        folded = _Folded(round_sum(instruction, model))
         arrivals: list[Arrival] = []
         for some in chunks(orders, at_once):
             if end is not None and time.monotonic() > end:
                 break
             began = time.perf_counter()
+            names = {o.place: self._workbench.site(self._files[o.node]).name for o in some}
             for place, reply, twice in self._played(some, instruction):
                 if reply is not None and instruction.fold:
-                    arrival = Arrival(place, folded.records(reply))
+                    arrival = Arrival(place, folded.records(reply, names[place]))
                 else:
                     arrival = Arrival(place, None if reply is None else reply.to_records())
                 arrivals += [arrival] * (2 if twice else 1)
@@ -137,6 +138,10 @@ class SiteHost:
     def use_ledgers(self, folder: Path | None) -> None:
         """Keep the privacy ledgers of the runs that follow in a folder; None for the sites' own."""
         self._workbench.use_ledgers(folder)
+
+    def use_memories(self, folder: Path) -> None:
+        """Keep what sites keep for themselves, in the runs that follow, in a folder."""
+        self._workbench.use_memories(folder)
 
     def inspect(self, nodes: Sequence[int], study: Study) -> list[Inspection]:
         """Read some sites' cohorts now, and report what was excluded or cannot be read."""
@@ -221,11 +226,11 @@ class _Folded:
         self._updates = updates
         self._carrier: RecordDict | None = None
 
-    def records(self, reply: Reply) -> RecordDict:
+    def records(self, reply: Reply, site: str) -> RecordDict:
         """Encode a reply, its update taken out as soon as it is there."""
         if reply.update is None:
             return reply.to_records()
-        rejected = self._updates.take(reply)
+        rejected = self._updates.take(reply, site)
         records = Reply(reply.status, reply.body, rejected=rejected).to_records()
         if not rejected:
             self._carrier = records

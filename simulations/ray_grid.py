@@ -98,6 +98,10 @@ class RayHost:
         """Keep the privacy ledgers in a folder; None for the sites' own."""
         self._host.use_ledgers(folder)
 
+    def use_memories(self, folder: Path) -> None:
+        """Keep what sites keep for themselves in a folder."""
+        self._host.use_memories(folder)
+
     def use_faults(self, faults: Faults | None) -> None:
         """Play faults in the rounds that follow."""
         self._host.use_faults(faults)
@@ -181,7 +185,6 @@ class RayGrid(SimulatedGrid):
 
         self._ray = ray
         self._calls = itertools.count()
-        self._ledgers: Path | None = None
         self._stackable: dict[str, bool] = {}
         self._costs = Costs(self.files, self.pooled_node)
         start_ray(ray, workers, address)
@@ -239,20 +242,23 @@ class RayGrid(SimulatedGrid):
                 the run.
         """
         self._crew.allow_copies(folder is not None)
-        self._ledgers = None if folder is None else folder.absolute()
-        self._crew.tell("use_ledgers", self._ledgers)
+        self._crew.tell("use_ledgers", None if folder is None else folder.absolute())
 
-    def check_ledgers(self) -> None:
-        """Make sure that every machine writes the run's ledgers where they last.
+    def use_memories(self, folder: Path) -> None:
+        """Keep what sites keep for themselves, in the runs that follow, in a folder."""
+        self._crew.tell("use_memories", folder.absolute())
+
+    def check_shared(self, folder: Path, what: str) -> None:
+        """Make sure that every machine reaches a folder of the run.
 
         Raises:
             UserError: naming what must be shared.
         """
-        if self._ledgers is not None and not self._crew.all_reach(self._ledgers):
+        if not self._crew.all_reach(folder.absolute()):
             raise UserError(
                 "--out",
-                f"{self._ledgers.parent} is not reached by every machine of the cluster, and the "
-                "run's privacy ledgers are kept there",
+                f"{folder.absolute().parent} is not reached by every machine of the cluster, and "
+                f"the run's {what} are kept there",
                 remedy="Give a run folder on a disk that all machines share.",
             )
 

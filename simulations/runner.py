@@ -31,7 +31,7 @@ from simulations.shifts.record import copy_record
 
 MANY_SITES = 32
 TELL_SECONDS = 10.0
-LEDGERS = "ledgers"
+LEDGERS, MEMORIES = "ledgers", "personal"
 
 
 def simulate(
@@ -82,8 +82,11 @@ def simulate(
     given, grid = grid, grid or _grid(files, count, ray_address, together)
     try:
         grid.use_ledgers(None if site_ledgers else folder.path / LEDGERS)
-        if study.privacy.mechanism == "dp_sgd":
-            grid.check_ledgers()
+        grid.use_memories(folder.path / MEMORIES)
+        if study.privacy.mechanism == "dp_sgd" and not site_ledgers:
+            grid.check_shared(folder.path / LEDGERS, "privacy ledgers")
+        if study.strategy.keeps:
+            grid.check_shared(folder.path / MEMORIES, "sites' own models")
         inspections = _inspect(grid, study, progress)
         _check_same_patients(folder, inspections)
         faults = _faults(study, inspections)
@@ -109,7 +112,7 @@ def simulate(
         witness = Witness(sites / WITNESS) if site_ledgers else None
         outcome = run_study(exchange, folder, environment, progress, skipped, witness)
     except UserError:
-        folder.leave_nothing(LEDGERS)
+        folder.leave_nothing(LEDGERS, MEMORIES)
         raise
     finally:
         if given is None:

@@ -12,6 +12,7 @@ from typing import Any
 from clients.cohort import Patients, read_patients
 from clients.features import ModalityTensor
 from clients.ledger import Ledger, site_ledger
+from clients.memory import Memory
 from clients.site import Site
 from clients.workbench import Cohort, Workbench, pool
 from federation.arrival import ArrivalSection, arrived
@@ -49,8 +50,17 @@ class SimulatedWorkbench(Workbench):
         self._attacks: Mapping[str, tuple[HostileSection, int]] = {}
         self._round: int | None = None
         self._ledgers: Path | None = None
+        self._memories = store / "memories"
         self._opened: OrderedDict[str, Ledger] = OrderedDict()
         self._last: tuple[tuple[Any, ...], Patients] | None = None
+
+    def use_memories(self, folder: Path) -> None:
+        """Keep what sites keep for themselves, in the runs that follow, in a folder."""
+        self._memories = folder
+
+    def memory(self, file: str, run: str, model: str) -> Memory:
+        """Return what the site keeps for itself of one model of the run."""
+        return Memory(self._memories / self.site(file).name / model.replace(":", "."))
 
     def use_ledgers(self, folder: Path | None) -> None:
         """Keep the ledgers of the runs that follow in a folder; None for the sites' own."""

@@ -15,7 +15,8 @@ from rich.text import Text
 from federation.messages import FEDERATED
 from federation.study import Study
 from server.coordinator import Progress
-from server.rounds import Heard, RoundRecord
+from server.course import RoundRecord
+from server.task import Heard
 
 EVERY_SECONDS = 10.0
 """Between two plain lines within a round."""

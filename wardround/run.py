@@ -93,7 +93,7 @@ def strategies(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List the aggregation strategies."""
-    from server.strategies import STRATEGIES
+    from federation.strategies import STRATEGIES
 
     known = [{"name": s.name, "needs": s.needs, "summary": s.summary} for s in STRATEGIES.values()]
     if as_json:

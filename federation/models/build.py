@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from federation.errors import UserError
+from federation.layout import LOCAL
 from federation.models.ehr import build_ehr
 from federation.models.fusion import build_fusion
 from federation.models.imaging import build_imaging
 from federation.models.text import build_text
 from federation.randomness import derive_seed
 from federation.reduce import Part
+from federation.strategies.base import LocalPart
 from federation.study import Study
 from federation.vocabulary import Vocabulary
 
 Vector = NDArray[np.float32]
+
+NORMALISATION = nn.GroupNorm, nn.LayerNorm
 
 
 class MultimodalModel(nn.Module):
@@ -59,15 +64,19 @@ class FlatModel:
 
     Copying weights in, stepping an optimiser and reading the update are then one operation each,
     however many layers there are.
+
+    Args:
+        module: the model.
+        local_part: which part of it is each site's own; its stretches are parts named ``LOCAL``.
     """
 
-    def __init__(self, module: MultimodalModel):
+    def __init__(self, module: MultimodalModel, local_part: LocalPart = ""):
         self.module = module
         named = list(module.named_parameters())
         flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in named])
         self.vector = nn.Parameter(flat, requires_grad=False)
         self.vector.grad = torch.zeros_like(flat)
-        self.parts = _parts(named)
+        self.parts = _parts(named, _own(module, local_part))
         start = 0
         for _, parameter in named:
             stop = start + parameter.numel()
@@ -106,6 +115,9 @@ def build_model(
         study: the resolved study.
         vocabulary: places of the EHR codes; needed if the study uses the EHR.
         device: where it will run; the CPU by default.
+
+    Raises:
+        UserError: if the strategy keeps a part at the sites that the model does not have.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(study.study.seed, "initial weights"))
@@ -121,7 +133,16 @@ def build_model(
             encoders["text"] = build_text(modalities.text)
         widths = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
         fusion = build_fusion(study.fusion.kind, widths)
-        return FlatModel(MultimodalModel(encoders, fusion).to(device or torch.device("cpu")))
+        whole = MultimodalModel(encoders, fusion).to(device or torch.device("cpu"))
+        strategy = study.strategy
+        if strategy.local_part and not _own(whole, strategy.local_part):
+            raise UserError(
+                "the study's model",
+                f'"{strategy.name}" keeps normalisation layers at the sites, and it has none',
+                field="strategy.name",
+                remedy="The image encoder has some; without images take another strategy.",
+            )
+        return FlatModel(whole, strategy.local_part)
 
 
 def probe_inputs(
@@ -151,7 +172,16 @@ def probe_inputs(
     return values, present
 
 
-def _parts(named: list[tuple[str, nn.Parameter]]) -> tuple[Part, ...]:
+def _own(module: MultimodalModel, local_part: LocalPart) -> set[str]:
+    """Return the names of the parameters that are each site's own."""
+    if local_part == "head":
+        return {f"fusion.{name}" for name, _ in module.fusion.named_parameters()}
+    kinds = NORMALISATION if local_part == "normalisation" else ()
+    layers = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, kinds)]
+    return {f"{path}.{name}" for path, layer in layers for name, _ in layer.named_parameters()}
+
+
+def _parts(named: list[tuple[str, nn.Parameter]], own: Collection[str]) -> tuple[Part, ...]:
     """Group consecutive parameters by the modality that they belong to."""
     parts: list[Part] = []
     position = 0
@@ -160,6 +190,8 @@ def _parts(named: list[tuple[str, nn.Parameter]]) -> tuple[Part, ...]:
         owner = second if scope == "encoders" else scope
         if scope == "fusion" and second in ("heads", "project"):
             owner = name.split(".")[2]  # a fusion layer that only one modality moves
+        if name in own:
+            owner = LOCAL
         if parts and parts[-1].name == owner:
             parts[-1] = Part(owner, parts[-1].start, position + parameter.numel())
         else:

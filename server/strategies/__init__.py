@@ -1,31 +1,42 @@
-"""Strategies: how a round's updates become the next model. One file each."""
+"""What the coordinator makes of a round's updates: one file for each kind of rule.
+
+The options and facts of every strategy are in ``federation.strategies``, what a site does in
+``clients.methods``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
 
-from federation.models.build import Vector
-from federation.reduce import WeightedSum
-from server.strategies.fedavg import FedAvg
+from federation.layout import Layout
+from federation.strategies import averaging as options
+from federation.strategies.base import Strategy
+from federation.strategies.robust import Robust
+from server.strategies.adaptive import Adagrad, Adam, Yogi
+from server.strategies.averaging import Averaging, NormalisedAveraging
+from server.strategies.base import Gathered, Rule
+from server.strategies.dynamic import DynamicRegularisation
+from server.strategies.mixture import Agnostic
+from server.strategies.momentum import Momentum
+from server.strategies.robust import RobustRule
+from server.strategies.scaffold import ControlVariates
+
+__all__ = ["Gathered", "Rule", "rule_of"]
+
+RULES: Mapping[type[Strategy], type[Rule]] = {
+    options.FedAvgM: Momentum,
+    options.FedAdam: Adam,
+    options.FedYogi: Yogi,
+    options.FedAdagrad: Adagrad,
+    options.FedNova: NormalisedAveraging,
+    options.Scaffold: ControlVariates,
+    options.FedDyn: DynamicRegularisation,
+    options.Afl: Agnostic,
+}
+"""All others take the mean, or a robust one."""
 
 
-class Strategy(Protocol):
-    """What the round loop needs to know.
-
-    Attributes:
-        name: as in the study.
-        needs: ``sum`` if the weighted sum of the updates is enough, ``each`` if not.
-        summary: one line for ``wardround strategies``.
-    """
-
-    name: str
-    needs: Literal["sum", "each"]
-    summary: str
-
-    def next_weights(self, weights: Vector, total: WeightedSum) -> Vector:
-        """Return the model that follows ``weights``, from the sum of the sites' updates."""
-        ...
-
-
-STRATEGIES: Mapping[str, type[Strategy]] = {"fedavg": FedAvg}
+def rule_of(strategy: Strategy, layout: Layout) -> Rule:
+    """Return the rule of a strategy, before the first round."""
+    kind = RobustRule if isinstance(strategy, Robust) else Averaging
+    return RULES.get(type(strategy), kind)(strategy, layout)

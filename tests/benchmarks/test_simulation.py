@@ -20,7 +20,8 @@ from federation.randomness import torch_generator
 from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
-from server.rounds import Task, run_rounds
+from server.rounds import run_rounds
+from server.task import Task
 from simulations.grids import LocalGrid
 
 REPOSITORY = Path(__file__).parents[2]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from clients.training import PrivateFit, train_alone
+from clients.fits import PrivateFit
+from clients.training import train_alone
 from clients.workbench import Workbench
 from federation.models.losses import patient_losses
 from federation.privacy.accounting import Segment
@@ -53,7 +54,9 @@ def one_step(study, cohort, model, clipped, rate, randomness):
     before = model.weights()
     segment = Segment(rate, 1.0, 1)
     result = train_alone(
-        PrivateFit(model, before, cohort, study, clipped, segment, lambda: randomness)
+        PrivateFit(
+            model, before, cohort, study, study.training, clipped, segment, lambda: randomness
+        )
     )
     after = model.weights()
     model.load(before)
@@ -121,6 +124,8 @@ def test_training_without_much_noise_learns(prepare):
     first = loss()
     segment = Segment(0.25, 0.05, 60)
     start = model.weights()
-    train_alone(PrivateFit(model, start, cohort, study, clipped, segment, lambda: Seeded(5)))
+    train_alone(
+        PrivateFit(model, start, cohort, study, study.training, clipped, segment, lambda: Seeded(5))
+    )
     model.module.eval()
     assert loss() < 0.7 * first

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from clients import together
+from clients.fits import PlainFit, PrivateFit
 from clients.together import train_all
-from clients.training import PlainFit, PrivateFit, train_alone
+from clients.training import train_alone
 from clients.workbench import Workbench
 from federation.models.losses import patient_losses
 from federation.models.stacked import can_stack
@@ -56,10 +57,12 @@ def prepare(tmp_path, write_site, make_study):
                 clipped = clipped_sum(model, patient_losses, 0.5)
                 segment = Segment(min(study.training.batch_size / size, 1.0), 1.5, 2 + i % 3)
                 draws = partial(Seeded, 1, f"site-{i}")
-                fits.append(PrivateFit(model, start, cohort, study, clipped, segment, draws))
+                fits.append(
+                    PrivateFit(model, start, cohort, study, study.training, clipped, segment, draws)
+                )
             else:
                 draws = partial(torch_generator, 1, f"site-{i}")
-                fits.append(PlainFit(model, start, cohort, study, draws))
+                fits.append(PlainFit(model, start, cohort, study, study.training, draws))
         assert can_stack(model, study.training.batch_size)
         return bench, fits
 

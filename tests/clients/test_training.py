@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from clients.training import FlatSgd, PlainFit, drop_modalities, train_alone
+from clients.fits import PlainFit
+from clients.training import FlatSgd, drop_modalities, train_alone
 from clients.workbench import Workbench
-from federation.study import OptimizerSection
+from federation.training import OptimizerSection
 from federation.vocabulary import agreed_vocabulary
 
 
@@ -53,7 +54,9 @@ def draws(seed=0):
 
 
 def trained(model, cohort, study, generator):
-    return train_alone(PlainFit(model, model.weights(), cohort, study, lambda: generator))
+    return train_alone(
+        PlainFit(model, model.weights(), cohort, study, study.training, lambda: generator)
+    )
 
 
 @pytest.mark.parametrize("names", [("ehr",), ("ehr", "text"), ("ehr", "image", "text")])

@@ -17,7 +17,7 @@ from federation.reduce import (
     WeightedSum,
     screen,
 )
-from federation.study import StrategySection
+from federation.strategies.averaging import FedAvg
 
 SIZE = 6
 PARTS = (Part("ehr", 0, 2), Part("image", 2, 4), Part("ehr", 4, 5), Part("fusion", 5, 6))
@@ -141,11 +141,11 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_update_is_refused_with_a_reason_and_adds_nothing(kind):
     update, reason = BAD[kind]
-    updates = UpdateSum(PARTS, StrategySection(maximum_update_norm=4.0))
+    updates = UpdateSum(PARTS, FedAvg(maximum_update_norm=4.0))
     good = TrainBody(loss=0.5, steps=1, patients=dict.fromkeys(INDEX, 20))
-    assert updates.take(Reply("ok", good, update=np.ones(SIZE, np.float32))) == ""
+    assert updates.take(Reply("ok", good, update=np.ones(SIZE, np.float32)), "ash") == ""
     before = updates.total.values.tobytes()
-    assert reason in updates.take(Reply("ok", good, update=update))
+    assert reason in updates.take(Reply("ok", good, update=update), "ash")
     assert updates.total.values.tobytes() == before
     assert updates.total.members == 1
 
@@ -158,15 +158,15 @@ def test_norm_limit_is_the_euclidean_one():
 
 
 def test_uniform_weighting_counts_sites_not_patients():
-    updates = UpdateSum(PARTS, StrategySection(weighting="uniform"))
+    updates = UpdateSum(PARTS, FedAvg(weighting="uniform"))
     for value, patients in ((1.0, 1000), (3.0, 10)):
         body = TrainBody(loss=0, steps=1, patients={"ehr": patients, "image": 0, "fusion": 1})
-        updates.take(Reply("ok", body, update=np.full(SIZE, value, np.float32)))
+        updates.take(Reply("ok", body, update=np.full(SIZE, value, np.float32)), "ash")
     assert updates.total.mean().tolist() == [2, 2, 0, 0, 2, 2]
 
 
 def test_an_update_that_its_host_refused_is_not_taken():
-    updates = UpdateSum(PARTS, StrategySection())
+    updates = UpdateSum(PARTS, FedAvg())
     body = TrainBody(loss=0, steps=1, patients=dict.fromkeys(INDEX, 20))
-    assert updates.take(Reply("ok", body, rejected="not finite")) == "not finite"
+    assert updates.take(Reply("ok", body, rejected="not finite"), "ash") == "not finite"
     assert updates.total.members == 0

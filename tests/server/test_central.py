@@ -31,9 +31,9 @@ def reply(update, patients=50):
 
 
 def collected(study, updates, clip):
-    total = UpdateSum(PARTS, study.strategy, clip)
+    total = UpdateSum(PARTS, study.strategy, clip=clip)
     for update in updates:
-        assert total.take(reply(update)) == ""
+        assert total.take(reply(update), "ash") == ""
     return total.total
 
 
@@ -56,9 +56,9 @@ def test_clipping_leaves_short_updates_alone_and_shortens_long_ones():
 
 
 def test_every_hospital_counts_once_whatever_it_claims(study):
-    total = UpdateSum(PARTS, study().strategy, 10.0)
+    total = UpdateSum(PARTS, study().strategy, clip=10.0)
     for patients, value in ((10, 0.0), (5000, 0.002), (0, 0.004)):
-        total.take(reply(np.full(SIZE, value), patients))
+        total.take(reply(np.full(SIZE, value), patients), "ash")
     assert total.total.weights == {"ehr": 3, "fusion": 3}
     assert total.total.mean() == pytest.approx(0.002, abs=1e-6)
 

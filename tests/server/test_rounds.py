@@ -11,9 +11,11 @@ from federation.messages import TRAIN, Reply
 from federation.models.build import build_model
 from federation.vocabulary import Scale, Vocabulary, agreed_vocabulary
 from server.coordinator import Progress, run_study
+from server.course import Standing
 from server.exchange import Exchange
-from server.rounds import Task, run_rounds
+from server.rounds import run_rounds
 from server.run_folder import RunFolder
+from server.task import Task
 from simulations.grids import LocalGrid
 from simulations.runner import simulate
 
@@ -406,6 +408,6 @@ def test_vocabulary_reads_back_from_the_run_folder_exactly(tmp_path, make_study)
 def test_checkpoint_of_round_ten_thousand_is_newer_than_that_before(tmp_path, make_study):
     folder = RunFolder(tmp_path / "run", make_study())
     for round_ in (9999, 10000):
-        folder.write_checkpoint(round_, np.full(3, round_, np.float32))
-    round_, weights = folder.last_checkpoint()
-    assert (round_, weights[0]) == (10000, 10000)
+        folder.write_checkpoint(round_, Standing(np.full(3, round_, np.float32)))
+    round_, standing = folder.last_checkpoint()
+    assert (round_, standing.weights[0]) == (10000, 10000)

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
-from server.rounds import Task, run_rounds
+from server.rounds import run_rounds
+from server.task import Task
 from simulations.grids import LocalGrid
 from simulations.ray_grid import RayGrid
 from simulations.runner import simulate

@@ -7,7 +7,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from clients.evaluation import predict
-from clients.training import PlainFit, train_alone
+from clients.fits import PlainFit
+from clients.training import train_alone
 from clients.workbench import Workbench
 from federation.faults import HostileSection
 from federation.vocabulary import agreed_vocabulary
@@ -29,7 +30,7 @@ def learn(tmp_path, write_site, make_study):
         model = bench.model(study, vocabulary)
         fed = cohort if attack is None else poisoned(cohort, attack, seed=1)
         draws = lambda: torch.Generator().manual_seed(0)  # noqa: E731
-        train_alone(PlainFit(model, model.weights(), fed, study, draws))
+        train_alone(PlainFit(model, model.weights(), fed, study, study.training, draws))
         return cohort, model
 
     return learn

@@ -14,7 +14,8 @@ from federation.vocabulary import agreed_vocabulary
 from server.exchange import LOST, NO_REPLY, Exchange
 from server.report.page import render
 from server.report.run_folder import read_run_folder
-from server.rounds import Task, run_rounds
+from server.rounds import run_rounds
+from server.task import Task
 from simulations.consortium import synthesize
 from simulations.faults import Faults
 from simulations.grids import LocalGrid

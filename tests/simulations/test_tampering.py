@@ -18,7 +18,7 @@ from federation.collect import UpdateSum
 from federation.faults import HostileSection
 from federation.messages import TRAIN, Reply
 from federation.reduce import LARGEST_CHANGE, Part, UpdateRejected, screen
-from federation.study import StrategySection
+from federation.strategies.averaging import FedAvg
 from simulations.tampering import attacked, corrupted, poisoned, with_trigger
 
 SIZE = 5000
@@ -43,11 +43,11 @@ def refusal(update, size):
 def collected(update, size=SIZE):
     """What the coordinator says of an update that came in a site's reply, after the honest one."""
     parts = (Part("ehr", 0, size),)
-    total = UpdateSum(parts, StrategySection())
+    total = UpdateSum(parts, FedAvg())
     body = TrainBody(loss=0.5, steps=1, patients={"ehr": 50})
-    assert total.take(Reply("ok", body, update=np.full(size, 0.25, np.float32))) == ""
+    assert total.take(Reply("ok", body, update=np.full(size, 0.25, np.float32)), "ash") == ""
     records = Reply("ok", body, update=update).to_records()
-    told = total.take(Reply.from_records(records, TRAIN))
+    told = total.take(Reply.from_records(records, TRAIN), "ash")
     return told, total.total
 
 

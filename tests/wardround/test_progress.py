@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from federation.messages import FEDERATED
-from server.rounds import Heard
+from server.task import Heard
 from wardround import run
 from wardround.__main__ import main
 from wardround.progress import MOST_FAILURES, Work, shown, trained_models

@@ -1,0 +1,129 @@
+"""What in a study excludes what, and why. ``Study`` refuses a study for the first conflict here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from federation.study import Study
+
+
+def conflicts(study: Study) -> Iterator[str]:
+    """Yield each conflict, with what to do about it."""
+    yield from _with_the_strategy(study)
+    yield from _with_selection(study)
+    if study.privacy.mechanism != "none":
+        yield from _with_any_noise(study)
+    if study.privacy.mechanism == "central":
+        yield from _with_central_noise(study)
+    if study.privacy.mechanism == "dp_sgd":
+        yield from _with_noise_at_the_sites(study)
+
+
+def _with_the_strategy(study: Study) -> Iterator[str]:
+    strategy, optimizer = study.strategy, study.training.optimizer
+    if strategy.only_plain_sgd and not optimizer.plain_sgd:
+        yield (
+            f'strategy.name = "{strategy.name}" reckons with steps that are a learning rate times '
+            'a gradient: give training.optimizer = { name = "sgd", lr = ... }, without momentum '
+            "and weight_decay"
+        )
+    if strategy.own_number and strategy.weighting == "inverse_variance":
+        yield (
+            f'strategy.name = "{strategy.name}" weighs sites by its own rule: '
+            'give strategy.weighting = "patients" or "uniform"'
+        )
+    fewest = strategy.fewest_sites
+    if strategy.minimum_sites < fewest:
+        yield (
+            f'strategy.name = "{strategy.name}" with these options needs {fewest} updates in a '
+            f"round: give strategy.minimum_sites = {fewest} or more"
+        )
+
+
+def _with_selection(study: Study) -> Iterator[str]:
+    selection, every = study.selection, study.evaluation.every
+    if selection.measures and not every:
+        yield (
+            "selection.keep and selection.patience go by the tuning split, and "
+            "evaluation.every = 0 never measures it: give evaluation.every = 1"
+        )
+    if selection.keep == "best" and study.strategy.keeps and study.strategy.personal:
+        yield (
+            f'selection.keep = "best" cannot bring back what sites keep for themselves under '
+            f'strategy.name = "{study.strategy.name}": leave it away'
+        )
+    if study.strategy.ema is not None and study.strategy.keeps and study.strategy.personal:
+        yield (
+            "strategy.ema averages the shared part over rounds, and what sites keep for themselves "
+            f'under strategy.name = "{study.strategy.name}" fits the last one: leave it away'
+        )
+
+
+def _with_any_noise(study: Study) -> Iterator[str]:
+    mechanism, ehr = study.privacy.mechanism, study.modalities.ehr
+    if ehr is not None and ehr.vocabulary == "prepared":
+        yield (
+            'modalities.ehr.vocabulary = "prepared" counts codes without noise, which '
+            f'privacy.mechanism = "{mechanism}" does not cover. Use "hashed" or "listed", with '
+            "reference_ranges"
+        )
+    if study.strategy.weighting == "inverse_variance":
+        yield (
+            'strategy.weighting = "inverse_variance" weighs by how much gradients vary, which '
+            f'privacy.mechanism = "{mechanism}" does not cover. Use "patients" or "uniform"'
+        )
+    if study.strategy.participation.kind == "power_of_choice":
+        yield (
+            'strategy.participation.kind = "power_of_choice" goes by the loss of training '
+            f'patients, which privacy.mechanism = "{mechanism}" does not cover. Use "random"'
+        )
+
+
+def _with_central_noise(study: Study) -> Iterator[str]:
+    strategy = study.strategy
+    if strategy.not_with_central:
+        yield _with_mechanism(study, strategy.not_with_central)
+    if strategy.screening is not None:
+        yield (
+            "strategy.screening looks at every update by itself, which privacy.mechanism = "
+            '"central" does not cover: leave it away'
+        )
+    if strategy.weighting != "uniform":
+        yield (
+            'privacy.mechanism = "central" protects a hospital, so each must count once: '
+            'give strategy.weighting = "uniform"'
+        )
+
+
+def _with_noise_at_the_sites(study: Study) -> Iterator[str]:
+    if study.strategy.not_with_dp_sgd:
+        yield _with_mechanism(study, study.strategy.not_with_dp_sgd)
+    if study.personalisation.fine_tune_epochs:
+        yield (
+            "personalisation.fine_tune_epochs trains without noise, and how the result scores "
+            'leaves the site, which privacy.mechanism = "dp_sgd" does not cover: leave it away'
+        )
+    if study.training.loss.class_weight == "balanced":
+        yield (
+            'training.loss.class_weight = "balanced" follows from the labels of all training '
+            'patients, which privacy.mechanism = "dp_sgd" does not cover. Use "none"'
+        )
+    if study.split.by == "time":
+        yield (
+            'split.by = "time" lets one patient decide where others fall, which '
+            'privacy.mechanism = "dp_sgd" does not cover. Use "patient" or "given"'
+        )
+    if study.simulation is not None and study.simulation.arrival is not None:
+        yield (
+            "simulation.arrival changes the number of training patients from round to round, "
+            'and privacy.mechanism = "dp_sgd" samples at a rate that is fixed for the run'
+        )
+
+
+def _with_mechanism(study: Study, why: str) -> str:
+    return (
+        f'strategy.name = "{study.strategy.name}" cannot be combined with privacy.mechanism = '
+        f'"{study.privacy.mechanism}": {why}. `wardround strategies` lists those that can'
+    )
