@@ -244,6 +244,9 @@ CHANGED = {
     "class_weight": "balanced",
     "weighting": "uniform",
     "window_hours": 24.0,
+    "metric": "brier",
+    "keep": "best",
+    "calibration": "platt",
 }
 ONLY_ONE = {
     ("task", "kind"),
@@ -259,8 +262,8 @@ def test_every_single_value_changes_the_fingerprint(make_study):
     fingerprints = {base.fingerprint}
     seen = 0
     for path, value in leaves(base.to_dict()):
-        if path in ONLY_ONE or path[0] == "privacy" or "participation" in path:
-            continue  # of the last two, values depend on one another; below
+        if path in ONLY_ONE or path[0] == "privacy" or {"participation", "schedule"} & {*path}:
+            continue  # of the last three, values depend on one another; below
         document = copy.deepcopy(base.to_dict())
         table = document
         for part in path[:-1]:
@@ -293,6 +296,13 @@ def test_who_is_asked_changes_the_fingerprint(make_study):
     asked.append({"kind": "random", "fraction": 0.5})
     studies = [make_study("ehr", strategy={"participation": some}) for some in asked]
     assert len({study.fingerprint for study in studies}) == len(asked)
+
+
+def test_schedule_changes_the_fingerprint(make_study):
+    schedules = [{}, {"warmup_rounds": 2}, {"kind": "cosine"}, {"kind": "cosine", "least": 0.1}]
+    schedules += [{"kind": "step", "every": n, "factor_each": f} for n, f in ((2, 0.5), (3, 0.4))]
+    studies = [make_study("ehr", training={"optimizer": {"schedule": s}}) for s in schedules]
+    assert len({study.fingerprint for study in studies}) == len(schedules)
 
 
 @pytest.mark.parametrize(
