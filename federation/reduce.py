@@ -13,7 +13,8 @@ does not move the image encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -193,12 +194,13 @@ def screen(update: NDArray[np.float32], size: int, largest_norm: float | None) -
         raise UpdateRejected("not float32")
     if update.shape != (size,):
         raise UpdateRejected("wrong shape")
-    largest = max(update.max(initial=0.0), -update.min(initial=0.0))  # NaN if one is NaN
-    if not np.isfinite(largest):
-        raise UpdateRejected("not finite")
-    if largest > LARGEST_CHANGE:
-        raise UpdateRejected("out of range")
-    if largest_norm is not None and np.linalg.norm(update.astype(np.float64)) > largest_norm:
+    for block in _blocks(update):
+        largest = max(block.max(), -block.min())  # NaN if one is NaN
+        if not np.isfinite(largest):
+            raise UpdateRejected("not finite")
+        if largest > LARGEST_CHANGE:
+            raise UpdateRejected("out of range")
+    if largest_norm is not None and _norm(update) > largest_norm:
         raise UpdateRejected("norm above the study's limit")
 
 
@@ -208,7 +210,21 @@ def clipped(update: NDArray[np.float32], norm: float) -> tuple[NDArray[np.float3
     Returns:
         The update, of at most that norm even after rounding; and whether it was left as it was.
     """
-    length = float(np.linalg.norm(update.astype(np.float64)))
+    length = _norm(update)
     if length <= norm:
         return update, True
     return (update * np.float32(norm / length * (1 - 1e-6))).astype(np.float32), False
+
+
+def _norm(update: NDArray[np.float32]) -> float:
+    """L2 norm, in float64 without a copy of the update in it."""
+    squares = 0.0
+    for block in _blocks(update):
+        exact = block.astype(np.float64)
+        squares += float(exact @ exact)
+    return math.sqrt(squares)
+
+
+def _blocks(update: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(update), BLOCK):
+        yield update[start : start + BLOCK]

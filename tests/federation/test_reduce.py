@@ -19,6 +19,7 @@ from federation.reduce import (
     Part,
     UpdateRejected,
     WeightedSum,
+    clipped,
     screen,
 )
 from federation.study import StrategySection
@@ -241,6 +242,29 @@ def test_norm_limit_is_the_euclidean_one():
     screen(update, SIZE, np.sqrt(24.0))
     with pytest.raises(UpdateRejected):
         screen(update, SIZE, np.sqrt(24.0) * 0.999999)
+
+
+@pytest.mark.parametrize("spoil", [np.nan, np.inf, -2 * LARGEST_CHANGE])
+def test_a_bad_value_is_found_wherever_it_stands(spoil):
+    update = np.zeros(2 * BLOCK + 3, np.float32)
+    for place in (0, BLOCK - 1, BLOCK, len(update) - 1):
+        update[place] = spoil
+        with pytest.raises(UpdateRejected):
+            screen(update, len(update), None)
+        update[place] = 0.0
+    screen(update, len(update), None)
+
+
+def test_norm_of_a_model_of_several_blocks_is_numpys():
+    update = np.random.default_rng(0).standard_normal(2 * BLOCK + 3).astype(np.float32)
+    norm = np.linalg.norm(update.astype(np.float64))
+    screen(update, len(update), norm * (1 + 1e-12))
+    with pytest.raises(UpdateRejected, match="norm above"):
+        screen(update, len(update), norm * (1 - 1e-12))
+    short, within = clipped(update, norm / 2)
+    assert not within
+    assert np.allclose(short, update / 2, rtol=1e-5)
+    assert np.linalg.norm(short.astype(np.float64)) <= norm / 2
 
 
 def test_uniform_weighting_counts_sites_not_patients():
