@@ -3,7 +3,8 @@
 An update is screened, multiplied by integer weights and added as 64-bit fixed-point numbers.
 Integer addition is associative, so the sum does not depend on arrival order, on grouping, or
 on how many processes shared the work. The same code runs in a simulation's host process and
-at the server; secure aggregation can take the same path later.
+at the server; secure aggregation can take the same path later. Memory does not grow with the number
+of updates, and time is that of a few readings of them (docs/benchmarks.md).
 
 The model is a flat vector in consecutive parts (one per modality, one for the fusion). Each
 part has its own weight, the number of patients that had it, so that a site without images
@@ -12,7 +13,8 @@ does not move the image encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +27,16 @@ LARGEST_TOTAL_WEIGHT = 2**23
 """2^32 x 2^7 x 2^23 = 2^62: a sum within these bounds cannot overflow an int64.
 
 The resolution, 2^-32, is finer than a float32's own spacing for weights above 0.004.
+"""
+
+BLOCK = 2**17
+"""Parameters worked on at a time, one MiB of the sum: it stays in the cache, and calls are few."""
+
+ROUNDING = 1.5 * 2.0 ** (52 - SCALE_BITS)
+ROUNDING_BITS = int(np.float64(ROUNDING).view(np.int64))
+"""From 2^20 to 2^21 the spacing of float64 is 2^-32, the resolution. So a change plus ROUNDING is
+rounded to it, half to even, and its bits, read as an integer, are ROUNDING_BITS plus the change in
+fixed point. That is one addition, where scaling, rounding and conversion are three passes.
 """
 
 
@@ -75,30 +87,49 @@ class WeightedSum:
         Raises:
             UpdateRejected: if the weights are out of range.
         """
-        self._check_weights(weights)
+        self.add_all([update], [weights])
+
+    def add_all(
+        self, updates: Sequence[NDArray[np.float32]], weights: Sequence[Mapping[str, int]]
+    ) -> None:
+        """Add the updates of several sites, in one pass over the sum.
+
+        The result is the same as of ``add`` for each of them. Memory does not grow with them.
+
+        Args:
+            updates: each (parameters,) float32, local minus global weights; screened already.
+            weights: of each, patients behind each part; a part of weight zero adds nothing.
+
+        Raises:
+            UpdateRejected: if the weights are out of range; nothing has then been added.
+        """
+        totals = self._totals_with(weights)
         for part in self.parts:
-            weight = weights[part.name]
-            if weight:
-                # A product with a power of two is exact, as is ldexp, which takes ten times longer.
-                scaled = np.multiply(update[part.start : part.stop], SCALE, dtype=np.float64)
-                fixed = np.rint(scaled, out=scaled).astype(np.int64)
-                self.values[part.start : part.stop] += np.multiply(fixed, weight, out=fixed)
-        self._add_weights(weights)
-        self.members += 1
+            stretch = slice(part.start, part.stop)
+            moved = [
+                (update[stretch], weight[part.name])
+                for update, weight in zip(updates, weights, strict=True)
+                if weight[part.name]
+            ]
+            if moved:
+                _add_fixed_point(self.values[stretch], moved)
+        self.weights = totals
+        self.members += len(updates)
 
     def merge(self, other: WeightedSum) -> None:
         """Add a partial sum made elsewhere."""
         if other.parts != self.parts:
             raise UpdateRejected("partial sum of another model")
-        self._check_weights(other.weights)
+        totals = self._totals_with([other.weights])
         self.values += other.values
-        self._add_weights(other.weights)
+        self.weights = totals
         self.members += other.members
         self.within += other.within
 
     def total(self) -> NDArray[np.float64]:
         """Return the sum, (parameters,) float64."""
-        return np.ldexp(self.values.astype(np.float64), -SCALE_BITS)
+        total = self.values.astype(np.float64)
+        return np.multiply(total, 1 / SCALE, out=total)
 
     def replace(self, total: NDArray[np.float64]) -> None:
         """Put another sum, such as a noised one, in place of this one."""
@@ -106,22 +137,43 @@ class WeightedSum:
 
     def mean(self) -> NDArray[np.float64]:
         """Return the weighted mean update, (parameters,) float64; zero where nobody had weight."""
-        mean = self.total()
+        mean = np.zeros(len(self.values))
         for part in self.parts:
-            if self.weights[part.name]:
-                mean[part.start : part.stop] /= self.weights[part.name]
+            stretch, weight = slice(part.start, part.stop), self.weights[part.name]
+            if weight:  # the scale is a power of two: one division rounds as two would
+                np.divide(self.values[stretch], weight * SCALE, out=mean[stretch])
         return mean
 
-    def _check_weights(self, weights: Mapping[str, int]) -> None:
-        for name, total in self.weights.items():
-            if name not in weights:
-                raise UpdateRejected("a weight is missing")
-            if not 0 <= weights[name] <= LARGEST_TOTAL_WEIGHT - total:
-                raise UpdateRejected("weight out of range")
+    def _totals_with(self, members: Sequence[Mapping[str, int]]) -> dict[str, int]:
+        totals = dict(self.weights)
+        for weights in members:
+            for name, total in totals.items():
+                if name not in weights:
+                    raise UpdateRejected("a weight is missing")
+                if not 0 <= weights[name] <= LARGEST_TOTAL_WEIGHT - total:
+                    raise UpdateRejected("weight out of range")
+                totals[name] = total + weights[name]
+        return totals
 
-    def _add_weights(self, weights: Mapping[str, int]) -> None:
-        for name in self.weights:
-            self.weights[name] += weights[name]
+
+def _add_fixed_point(
+    total: NDArray[np.int64], moved: Sequence[tuple[NDArray[np.float32], int]]
+) -> None:
+    """Add weighted updates to a stretch of the sum, in place, a block at a time."""
+    buffer = np.empty(min(BLOCK, len(total)))
+    # Integers wrap around at 64 bits, so what ROUNDING_BITS adds can be taken off at the end.
+    excess = (sum(weight for _, weight in moved) * ROUNDING_BITS + 2**63) % 2**64 - 2**63
+    for start in range(0, len(total), BLOCK):
+        stretch = slice(start, start + BLOCK)
+        block = total[stretch]
+        rounded = buffer[: len(block)]
+        fixed = rounded.view(np.int64)
+        for update, weight in moved:
+            rounded[:] = update[stretch]
+            np.add(rounded, ROUNDING, out=rounded)
+            np.multiply(fixed, weight, out=fixed)
+            np.add(block, fixed, out=block)
+        np.subtract(block, excess, out=block)
 
 
 def screen(update: NDArray[np.float32], size: int, largest_norm: float | None) -> None:
@@ -139,12 +191,13 @@ def screen(update: NDArray[np.float32], size: int, largest_norm: float | None) -
         raise UpdateRejected("not float32")
     if update.shape != (size,):
         raise UpdateRejected("wrong shape")
-    largest = max(update.max(initial=0.0), -update.min(initial=0.0))  # NaN if one is NaN
-    if not np.isfinite(largest):
-        raise UpdateRejected("not finite")
-    if largest > LARGEST_CHANGE:
-        raise UpdateRejected("out of range")
-    if largest_norm is not None and np.linalg.norm(update.astype(np.float64)) > largest_norm:
+    for block in _blocks(update):
+        largest = max(block.max(), -block.min())  # NaN if one is NaN
+        if not np.isfinite(largest):
+            raise UpdateRejected("not finite")
+        if largest > LARGEST_CHANGE:
+            raise UpdateRejected("out of range")
+    if largest_norm is not None and _norm(update) > largest_norm:
         raise UpdateRejected("norm above the study's limit")
 
 
@@ -154,7 +207,21 @@ def clipped(update: NDArray[np.float32], norm: float) -> tuple[NDArray[np.float3
     Returns:
         The update, of at most that norm even after rounding; and whether it was left as it was.
     """
-    length = float(np.linalg.norm(update.astype(np.float64)))
+    length = _norm(update)
     if length <= norm:
         return update, True
     return (update * np.float32(norm / length * (1 - 1e-6))).astype(np.float32), False
+
+
+def _norm(update: NDArray[np.float32]) -> float:
+    """L2 norm, in float64 without a copy of the update in it."""
+    squares = 0.0
+    for block in _blocks(update):
+        exact = block.astype(np.float64)
+        squares += float(exact @ exact)
+    return math.sqrt(squares)
+
+
+def _blocks(update: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(update), BLOCK):
+        yield update[start : start + BLOCK]

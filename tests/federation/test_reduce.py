@@ -1,5 +1,7 @@
 """Sums of updates: exact whatever the order, weighed by part, and proof against bad updates."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,11 +12,14 @@ from federation.bodies import TrainBody
 from federation.collect import UpdateSum
 from federation.messages import Reply
 from federation.reduce import (
+    BLOCK,
     LARGEST_CHANGE,
     LARGEST_TOTAL_WEIGHT,
+    SCALE_BITS,
     Part,
     UpdateRejected,
     WeightedSum,
+    clipped,
     screen,
 )
 from federation.strategies.averaging import FedAvg
@@ -23,7 +28,11 @@ SIZE = 6
 PARTS = (Part("ehr", 0, 2), Part("image", 2, 4), Part("ehr", 4, 5), Part("fusion", 5, 6))
 INDEX = {"ehr": [0, 1, 4], "image": [2, 3], "fusion": [5]}
 
-changes = st.floats(-LARGEST_CHANGE, LARGEST_CHANGE, width=32)
+changes = st.one_of(
+    st.floats(-LARGEST_CHANGE, LARGEST_CHANGE, width=32),
+    # halves of the fixed point's step, which are rounded to even
+    st.integers(-(2**23), 2**23).map(lambda halves: halves * 2.0 ** -(SCALE_BITS + 1)),
+)
 weights = st.fixed_dictionaries({name: st.integers(0, 10_000) for name in INDEX})
 sites = st.lists(
     st.tuples(arrays(np.float32, SIZE, elements=changes), weights), min_size=1, max_size=8
@@ -48,6 +57,75 @@ def test_sum_depends_on_neither_order_nor_grouping(members, random, groups):
     assert merged.values.tobytes() == expected.values.tobytes()
     assert merged.mean().tobytes() == expected.mean().tobytes()
     assert (merged.weights, merged.members) == (expected.weights, expected.members)
+
+
+def plain_sum(parts, members):
+    """The formula, spelled out: round(change x 2^32) x weight, summed."""
+    values = np.zeros(parts[-1].stop, np.int64)
+    for update, weight in members:
+        fixed = np.rint(np.ldexp(update.astype(np.float64), SCALE_BITS)).astype(np.int64)
+        for part in parts:
+            values[part.start : part.stop] += fixed[part.start : part.stop] * weight[part.name]
+    return values
+
+
+@given(sites)
+def test_sum_and_mean_are_the_plain_formula_to_the_last_bit(members):
+    total, values = total_of(members), plain_sum(PARTS, members)
+    assert total.values.tobytes() == values.tobytes()
+    assert total.total().tobytes() == np.ldexp(values.astype(np.float64), -SCALE_BITS).tobytes()
+    mean = np.zeros(SIZE, np.float32)
+    for name, places in INDEX.items():
+        if weight := sum(w[name] for _, w in members):
+            mean[places] = np.ldexp(values[places].astype(np.float64), -SCALE_BITS) / weight
+    assert total.mean().tobytes() == mean.tobytes()
+
+
+@given(sites, st.integers(0, 8))
+def test_several_at_once_are_the_same_as_one_after_another(members, first):
+    expected, total = total_of(members), WeightedSum.zeros(PARTS)
+    for group in (members[:first], members[first:]):
+        total.add_all([update for update, _ in group], [weight for _, weight in group])
+    assert total.values.tobytes() == expected.values.tobytes()
+    assert (total.weights, total.members) == (expected.weights, expected.members)
+
+
+def large_round(sites):
+    """Updates of a model that is longer than two blocks, in three parts."""
+    size = 2 * BLOCK + 12_345
+    parts = (Part("ehr", 0, 1000), Part("image", 1000, size - 7), Part("fusion", size - 7, size))
+    draws = np.random.default_rng(0)
+    updates = draws.uniform(-LARGEST_CHANGE, LARGEST_CHANGE, (sites, size)).astype(np.float32)
+    weights = [{name: int(draws.integers(0, 9_000)) for name in INDEX} for _ in range(sites)]
+    return parts, updates, weights
+
+
+def test_model_of_several_blocks_is_summed_as_the_plain_formula():
+    parts, updates, weights = large_round(3)
+    total = WeightedSum.zeros(parts)
+    total.add_all(updates, weights)
+    values = plain_sum(parts, list(zip(updates, weights, strict=True)))
+    assert np.array_equal(total.values, values)
+    for part in parts:
+        weight = sum(one[part.name] for one in weights)
+        expected = (np.ldexp(values.astype(np.float64), -SCALE_BITS) / weight).astype(np.float32)
+        stretch = slice(part.start, part.stop)
+        assert np.array_equal(total.mean()[stretch], expected[stretch])
+
+
+@pytest.mark.parametrize("sites", [1, 12])
+def test_memory_does_not_grow_with_the_number_of_sites(sites):
+    parts, updates, weights = large_round(sites)
+    total = WeightedSum.zeros(parts)
+    tracemalloc.start()
+    try:
+        total.add_all(updates, weights)
+        for update, weight in zip(updates, weights, strict=True):
+            total.add(update, weight)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * BLOCK + 50_000
 
 
 @given(sites)
@@ -105,6 +183,15 @@ def test_weight_out_of_range_leaves_the_total_untouched(weight):
     assert (total.values.tobytes(), total.weights, total.members) == before
 
 
+def test_weights_that_are_too_large_together_add_none_of_the_group():
+    total = total_of([(np.ones(SIZE, np.float32), dict.fromkeys(INDEX, 2))])
+    before = (total.values.tobytes(), dict(total.weights), total.members)
+    half = dict.fromkeys(INDEX, LARGEST_TOTAL_WEIGHT // 2)
+    with pytest.raises(UpdateRejected, match="weight out of range"):
+        total.add_all([np.ones(SIZE, np.float32)] * 2, [half, half])
+    assert (total.values.tobytes(), total.weights, total.members) == before
+
+
 def test_missing_weight_is_refused():
     total = WeightedSum.zeros(PARTS)
     with pytest.raises(UpdateRejected, match="a weight is missing"):
@@ -155,6 +242,29 @@ def test_norm_limit_is_the_euclidean_one():
     screen(update, SIZE, np.sqrt(24.0))
     with pytest.raises(UpdateRejected):
         screen(update, SIZE, np.sqrt(24.0) * 0.999999)
+
+
+@pytest.mark.parametrize("spoil", [np.nan, np.inf, -2 * LARGEST_CHANGE])
+def test_a_bad_value_is_found_wherever_it_stands(spoil):
+    update = np.zeros(2 * BLOCK + 3, np.float32)
+    for place in (0, BLOCK - 1, BLOCK, len(update) - 1):
+        update[place] = spoil
+        with pytest.raises(UpdateRejected):
+            screen(update, len(update), None)
+        update[place] = 0.0
+    screen(update, len(update), None)
+
+
+def test_norm_of_a_model_of_several_blocks_is_numpys():
+    update = np.random.default_rng(0).standard_normal(2 * BLOCK + 3).astype(np.float32)
+    norm = np.linalg.norm(update.astype(np.float64))
+    screen(update, len(update), norm * (1 + 1e-12))
+    with pytest.raises(UpdateRejected, match="norm above"):
+        screen(update, len(update), norm * (1 - 1e-12))
+    short, within = clipped(update, norm / 2)
+    assert not within
+    assert np.allclose(short, update / 2, rtol=1e-5)
+    assert np.linalg.norm(short.astype(np.float64)) <= norm / 2
 
 
 def test_uniform_weighting_counts_sites_not_patients():
