@@ -167,10 +167,18 @@ class SiteUpdate:
 
 
 class UpdateList:
-    """Keeps the updates of one round apart, for strategies that need each."""
+    """Keeps the updates of one round apart, for strategies that need each.
+
+    Args:
+        parts: of the model.
+        strategy: says how sites are weighed and which norm is too large.
+
+    Attributes:
+        layout: of the updates.
+    """
 
     def __init__(self, parts: Sequence[Part], strategy: Strategy):
-        self._layout, self._strategy = Layout.of(strategy, parts), strategy
+        self.layout, self._strategy = Layout.of(strategy, parts), strategy
         self._found: dict[str, SiteUpdate] = {}
 
     def take(self, reply: Reply, site: str) -> str:
@@ -180,8 +188,8 @@ class UpdateList:
         assert isinstance(reply.body, TrainBody)
         weights = patients_behind(reply.body, self._strategy)
         try:
-            screen_update(reply.update, self._layout, self._strategy)
-            if not weights.keys() >= {part.name for part in self._layout.model} - {LOCAL}:
+            screen_update(reply.update, self.layout, self._strategy)
+            if not weights.keys() >= {part.name for part in self.layout.model} - {LOCAL}:
                 raise UpdateRejected("a weight is missing")
         except UpdateRejected as reason:
             return str(reason)

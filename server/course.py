@@ -19,7 +19,7 @@ from federation.models.build import FlatModel, Vector
 from server.central import CentralPrivacy
 from server.exchange import Answer, encode, size
 from server.participation import Known, participants
-from server.screening import screened
+from server.screening import screen_round
 from server.selection import Selection
 from server.strategies import Gathered, rule_of
 from server.task import Heard, Task
@@ -107,9 +107,8 @@ class Course:
                 received += self.weights.nbytes  # also where a host sent the sum instead
             self._tell(answer.site, problem, found, len(nodes))
         if isinstance(updates, UpdateList):
-            for site, why in screened(updates, task.study.strategy).items():
+            for site, why in screen_round(updates, task.study.strategy).items():
                 found.record["rejected"][site] = why
-                updates.drop(site)
                 del found.told[site]
         self._complete(found, nodes)
         found.record["seconds"] = round(time.perf_counter() - began, 3)
@@ -127,6 +126,8 @@ class Course:
         gathered = Gathered(found.told, connected, total, kept)
         self.weights = self._rule.next_weights(self.weights, gathered)
         self._rule.note(found.told)
+        if self._rule.notes:
+            found.record["strategy"] = dict(self._rule.notes)
         self._known.losses |= {s: b.loss for s, b in found.told.items() if b.loss is not None}
         self.shown = self.selection.average(self.weights)
 

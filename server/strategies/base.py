@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +52,15 @@ class Rule:
     Args:
         strategy: the options.
         layout: of the updates.
+
+    Attributes:
+        notes: what the last round's record tells of the rule.
     """
 
     def __init__(self, strategy: Strategy, layout: Layout):
         self.strategy, self.layout = strategy, layout
         self._variances: dict[str, float] = {}
+        self.notes: dict[str, Any] = {}
 
     def next_weights(self, weights: Vector, gathered: Gathered) -> Vector:
         """Return the model that follows ``weights``, (parameters,) float32."""

@@ -36,6 +36,7 @@ class Agnostic(Averaging):
         sites = sorted(self._mixture)
         raised = [self._mixture[s] + self.strategy.mixture_lr * losses.get(s, 0.0) for s in sites]
         self._mixture = dict(zip(sites, on_simplex(np.array(raised)).tolist(), strict=True))
+        self.notes = {"mixture": self._mixture}
 
     def factors(self, sites: Iterable[str]) -> dict[str, float]:
         """Return the sites' weights in the mixture, as shares of the largest."""
