@@ -136,7 +136,6 @@ def _small() -> list[Row]:
 
 def _robust(parameters: int) -> list[Row]:
     updates = _updates(SITES, parameters, 0)
-    largest = float(np.median(robust.norms(updates)))
     ways: dict[str, Callable[[Vector], object]] = {
         "median": robust.coordinate_median,
         "trimmed_mean": partial(robust.trimmed_mean, fraction=HOSTILE / SITES),
@@ -144,7 +143,6 @@ def _robust(parameters: int) -> list[Row]:
         "multi_krum": partial(robust.multi_krum, hostile=HOSTILE, chosen=SITES - HOSTILE - 2),
         "bulyan": partial(robust.bulyan, hostile=HOSTILE),
         "geometric_median": partial(robust.geometric_median, smoothing=1e-6, iterations=100),
-        "norm_bounding": partial(robust.norm_bounded_mean, largest_norm=largest),
         "screening": partial(robust.screened, largest_norm_ratio=3.0, least_cosine=0.0),
     }
     calls = {name: _calling(rule, updates) for name, rule in ways.items()}

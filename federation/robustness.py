@@ -16,7 +16,6 @@ Rule = Literal[
     "multi_krum",
     "bulyan",
     "geometric_median",
-    "norm_bounding",
 ]
 
 
@@ -43,7 +42,7 @@ def fewest_sites(rule: Rule, hostile: int, chosen: int = 1) -> int:
     if hostile < 0 or chosen < 1:
         raise ValueError("hostile must be at least 0, and chosen at least 1")
     match rule:
-        case "median" | "trimmed_mean" | "geometric_median" | "norm_bounding":
+        case "median" | "trimmed_mean" | "geometric_median":
             return 2 * hostile + 1
         case "krum":
             return 2 * hostile + 3

@@ -68,7 +68,7 @@ class MultiKrum(Robust):
     @property
     def fewest_sites(self) -> int:
         """See `federation.robustness`."""
-        return fewest_sites("multi_krum", self.hostile)
+        return fewest_sites("multi_krum", self.hostile, self.chosen or 1)
 
 
 class Bulyan(Robust):
@@ -94,7 +94,7 @@ class GeometricMedian(Robust):
 
     name: Literal["geometric_median"] = "geometric_median"
     smoothing: PositiveFloat = 1e-6
-    iterations: PositiveInt = Field(default=32, le=1000)
+    iterations: PositiveInt = Field(default=100, le=1000)
 
 
 class NormBound(Strategy):

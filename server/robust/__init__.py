@@ -12,9 +12,9 @@ How many sites a rule needs stands in ``federation.robustness``.
 
 from server.robust.columns import norms
 from server.robust.coordinates import coordinate_median, trimmed_mean
+from server.robust.geometric import geometric_median
 from server.robust.screening import ASTRAY, FAR, screened
 from server.robust.selection import bulyan, krum, multi_krum
-from server.robust.vectors import geometric_median, norm_bounded_mean
 
 __all__ = [
     "ASTRAY",
@@ -24,7 +24,6 @@ __all__ = [
     "geometric_median",
     "krum",
     "multi_krum",
-    "norm_bounded_mean",
     "norms",
     "screened",
     "trimmed_mean",

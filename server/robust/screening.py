@@ -20,7 +20,7 @@ def screened(
     Args:
         updates: (sites, parameters) float32.
         largest_norm_ratio: a site is left out whose update's L2 norm is more than so many times
-            the median norm, at least 1; None for no limit.
+            the median norm, at least 1; None for no limit. Where the median is 0 there is none.
         least_cosine: a site is left out whose update's cosine to the median of each parameter is
             below it, in [-1, 1]; None for no limit. An update of zeros has no direction and stays,
             and so do all where the median is zero.
@@ -39,7 +39,8 @@ def screened(
         raise ValueError("least_cosine must be between -1 and 1")
     lengths, reasons = norms(updates), dict[int, str]()
     if largest_norm_ratio is not None:
-        far = lengths > largest_norm_ratio * np.median(lengths)
+        middle = np.median(lengths)
+        far = lengths > (largest_norm_ratio * middle if middle else np.inf)
         reasons |= {int(site): FAR for site in np.flatnonzero(far)}
     if least_cosine is not None:
         astray = np.flatnonzero(_cosines(updates, lengths) < least_cosine)

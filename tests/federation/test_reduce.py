@@ -74,7 +74,7 @@ def test_sum_and_mean_are_the_plain_formula_to_the_last_bit(members):
     total, values = total_of(members), plain_sum(PARTS, members)
     assert total.values.tobytes() == values.tobytes()
     assert total.total().tobytes() == np.ldexp(values.astype(np.float64), -SCALE_BITS).tobytes()
-    mean = np.zeros(SIZE, np.float32)
+    mean = np.zeros(SIZE)
     for name, places in INDEX.items():
         if weight := sum(w[name] for _, w in members):
             mean[places] = np.ldexp(values[places].astype(np.float64), -SCALE_BITS) / weight
@@ -108,7 +108,7 @@ def test_model_of_several_blocks_is_summed_as_the_plain_formula():
     assert np.array_equal(total.values, values)
     for part in parts:
         weight = sum(one[part.name] for one in weights)
-        expected = (np.ldexp(values.astype(np.float64), -SCALE_BITS) / weight).astype(np.float32)
+        expected = np.ldexp(values.astype(np.float64), -SCALE_BITS) / weight
         stretch = slice(part.start, part.stop)
         assert np.array_equal(total.mean()[stretch], expected[stretch])
 

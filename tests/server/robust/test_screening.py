@@ -17,7 +17,7 @@ def test_each_site_is_judged_by_its_norm_and_its_cosine(rows, ratio, least):
     found = screened(rows, largest_norm_ratio=ratio, least_cosine=least)
     assert list(found) == sorted(found)
     for site, (row, length) in enumerate(zip(exact, lengths, strict=True)):
-        limit = ratio * np.median(lengths)
+        limit = ratio * np.median(lengths) or np.inf
         if length > limit * (1 + 1e-9):
             assert found[site] == FAR
         elif length < limit * (1 - 1e-9) and row.any() and middle.any():
@@ -41,10 +41,9 @@ def test_a_site_that_did_not_move_stays():
     assert screened(rows, largest_norm_ratio=2.0, least_cosine=0.9) == {}
 
 
-def test_nobody_has_a_direction_where_most_did_not_move():
+def test_nobody_is_far_or_astray_where_most_did_not_move():
     rows = np.array([[0, 0], [0, 0], [-1, 2]], np.float32)
-    assert screened(rows, largest_norm_ratio=None, least_cosine=0.9) == {}
-    assert screened(rows, largest_norm_ratio=2.0, least_cosine=0.9) == {2: FAR}
+    assert screened(rows, largest_norm_ratio=2.0, least_cosine=0.9) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,10 @@
-"""Means in which an update's length or distance decides how much it counts."""
+"""The geometric median of updates."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from server.robust.columns import (
-    Float64,
-    Updates,
-    Vector,
-    check_sites,
-    norms,
-    squared_distances,
-    weighted_sum,
-)
+from server.robust.columns import Updates, Vector, check_sites, squared_distances, weighted_sum
 
 
 def geometric_median(updates: Updates, smoothing: float, iterations: int) -> Vector:
@@ -49,34 +41,3 @@ def geometric_median(updates: Updates, smoothing: float, iterations: int) -> Vec
         weights = 1 / np.maximum(from_point, smoothing)
         weights /= weights.sum()
     return weighted_sum(updates, weights)
-
-
-def norm_bounded_mean(updates: Updates, largest_norm: float) -> Vector:
-    """Return the mean of the updates, each first scaled down to an L2 norm where it is longer.
-
-    Of a norm L and ``f`` hostile among ``n`` sites, they move the mean by at most ``2 f L / n``.
-    A limit that follows the updates is a multiple of ``median(norms(updates))``: with more than
-    half of the sites honest, it lies within the norms of theirs.
-
-    Args:
-        updates: (sites, parameters) float32.
-        largest_norm: L, at least 0.
-
-    Returns:
-        (parameters,) float32.
-
-    Raises:
-        ValueError: if there is no site, or the norm is negative or not finite.
-
-    Source: Sun et al., Can You Really Backdoor Federated Learning?, 2019.
-    """
-    check_sites(updates, "norm_bounding", hostile=0)
-    if not 0 <= largest_norm < np.inf:
-        raise ValueError("largest_norm must be finite and not negative")
-    lengths = norms(updates)
-    return weighted_sum(updates, _shrinkage(lengths, largest_norm) / len(updates))
-
-
-def _shrinkage(lengths: Float64, largest: float) -> Float64:
-    """Factor, at most 1, that brings each length down to the largest one."""
-    return np.minimum(1, np.divide(largest, lengths, out=np.ones_like(lengths), where=lengths > 0))
