@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -28,14 +27,6 @@ from federation.strategies.robust import NormBound
 
 LEAST_LOSS = 1e-10
 """q-FedAvg divides by a power of the loss."""
-
-
-class Updates(Protocol):
-    """What a round collects."""
-
-    def take(self, reply: Reply, site: str) -> str:
-        """Take what a site's reply carries; return why it was refused, or nothing."""
-        ...
 
 
 class UpdateSum:
@@ -159,11 +150,13 @@ class SiteUpdate:
         site: its name.
         update: (size of the layout,) float32, screened.
         weights: of each part of the model.
+        age: how many rounds ago the model was sent from which it was trained.
     """
 
     site: str
     update: Vector
     weights: Mapping[str, int]
+    age: int = 0
 
 
 class UpdateList:
@@ -181,7 +174,7 @@ class UpdateList:
         self.layout, self._strategy = Layout.of(strategy, parts), strategy
         self._found: dict[str, SiteUpdate] = {}
 
-    def take(self, reply: Reply, site: str) -> str:
+    def take(self, reply: Reply, site: str, age: int = 0) -> str:
         """Keep what a reply carries; return why it was refused, or nothing."""
         if reply.update is None or reply.body is None:
             return "no update"
@@ -193,7 +186,7 @@ class UpdateList:
                 raise UpdateRejected("a weight is missing")
         except UpdateRejected as reason:
             return str(reason)
-        self._found[site] = SiteUpdate(site, reply.update, weights)
+        self._found[site] = SiteUpdate(site, reply.update, weights, age)
         return ""
 
     def drop(self, site: str) -> None:

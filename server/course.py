@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +16,10 @@ from federation.collect import UpdateList, UpdateSum, round_sum
 from federation.layout import Layout
 from federation.messages import TRAIN, Instruction
 from federation.models.build import FlatModel, Vector
+from federation.strategies.asynchronous import FedBuff
 from server.central import CentralPrivacy
 from server.exchange import Answer, encode, size
+from server.outstanding import Outstanding
 from server.participation import Known, participants
 from server.screening import screen_round
 from server.selection import Selection
@@ -27,7 +29,7 @@ from server.task import Heard, Task
 RoundRecord = dict[str, Any]
 """One line of rounds.jsonl."""
 
-RULE, SELECTION, LOSS = "rule/", "selection/", "loss/"
+RULE, SELECTION, LOSS, OUTSTANDING = "rule/", "selection/", "loss/", "outstanding/"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Course:
         self.selection = Selection(study)
         self._rule = rule_of(study.strategy, Layout.of(study.strategy, model.parts))
         self._known = Known(task.sizes)
+        self._outstanding: Outstanding | None = None
+        if isinstance(study.strategy, FedBuff):
+            self._outstanding = Outstanding(
+                task.exchange, task.model, study.strategy.oldest, task.deadline
+            )
         self._central: CentralPrivacy | None = None
         if study.privacy.mechanism == "central":
             clip = standing.clip if standing else None
@@ -89,8 +96,10 @@ class Course:
             self._restore(standing)
 
     def asked(self, connected: Mapping[str, int], round_: int) -> Mapping[str, int]:
-        """Return the nodes that a round asks."""
-        return participants(self._task.study, connected, round_, self._known)
+        """Return the nodes that a round asks: of those drawn, the ones that owe no answer."""
+        drawn = participants(self._task.study, connected, round_, self._known)
+        busy = self._outstanding.waiting if self._outstanding else ()
+        return {site: node for site, node in drawn.items() if site not in busy}
 
     def train(self, nodes: Mapping[str, int], round_: int) -> Round:
         """Let sites train, and collect their updates."""
@@ -100,12 +109,14 @@ class Course:
         updates = self._collector(nodes, round_)
         found = Round(_empty_record(round_, nodes), {}, updates)
         received = 0
-        for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline, str(round_)):
+        for answer, asked_in in self._answers(instructions, nodes, round_):
             received += answer.received
-            problem = self._take(answer, found)
+            problem = self._take(answer, found, round_ - asked_in)
             if not problem:
                 received += self.weights.nbytes  # also where a host sent the sum instead
             self._tell(answer.site, problem, found, len(nodes))
+            if self._full(found):
+                break
         if isinstance(updates, UpdateList):
             for site, why in screen_round(updates, task.study.strategy).items():
                 found.record["rejected"][site] = why
@@ -137,6 +148,9 @@ class Course:
         state |= {f"{SELECTION}{name}": array for name, array in self.selection.state().items()}
         if self._task.study.strategy.participation.kind == "power_of_choice":
             state |= {f"{LOSS}{site}": np.array(x) for site, x in self._known.losses.items()}
+        if self._outstanding is not None:
+            owed = self._outstanding.state()
+            state |= {f"{OUTSTANDING}{name}": array for name, array in owed.items()}
         return Standing(self.weights, state, self._central.clip if self._central else None)
 
     def _restore(self, standing: Standing) -> None:
@@ -144,6 +158,8 @@ class Course:
         self._rule.restore(_under(RULE, standing.state))
         self.selection.restore(_under(SELECTION, standing.state))
         self.shown = self.selection.averaged(self.weights)
+        if self._outstanding is not None:
+            self._outstanding.restore(_under(OUTSTANDING, standing.state))
         losses = _under(LOSS, standing.state)
         self._known.losses = {site: float(loss) for site, loss in losses.items()}
 
@@ -167,7 +183,25 @@ class Course:
     def _clip(self) -> float | None:
         return self._central.clip if self._central else None
 
-    def _take(self, answer: Answer, found: Round) -> str:
+    def _answers(
+        self, instructions: Mapping[str, RecordDict], nodes: Mapping[str, int], round_: int
+    ) -> Iterator[tuple[Answer, int]]:
+        """Yield answers as they come, each with the round in which it was asked for."""
+        task, outstanding = self._task, self._outstanding
+        if outstanding is None:
+            answers = task.exchange.ask(TRAIN, instructions, nodes, task.deadline, str(round_))
+            yield from ((answer, round_) for answer in answers)
+            return
+        yield from ((answer, round_) for answer in outstanding.given_up(round_))
+        outstanding.send(instructions, nodes, round_)
+        yield from outstanding.answers(round_)
+
+    def _full(self, found: Round) -> bool:
+        """Whether the round goes on without those that have not answered yet."""
+        strategy = self._task.study.strategy
+        return isinstance(strategy, FedBuff) and len(found.told) >= strategy.buffer
+
+    def _take(self, answer: Answer, found: Round, age: int) -> str:
         """Take what a site answered; return why it is of no use, or nothing."""
         record, site = found.record, answer.site
         body = None if answer.reply is None or answer.failure else answer.reply.body
@@ -177,7 +211,11 @@ class Course:
         assert isinstance(body, TrainBody)
         if body.spent is not None:
             record["spent"][site] = body.spent.model_dump(mode="json")
-        problem = self._task.doubts(site, body) or found.updates.take(answer.reply, site)
+        problem = self._task.doubts(site, body)
+        if not problem and isinstance(found.updates, UpdateList):
+            problem = found.updates.take(answer.reply, site, age)
+        elif not problem:
+            problem = found.updates.take(answer.reply, site)
         if problem:
             record["rejected"][site] = problem
         else:
@@ -204,6 +242,8 @@ class Course:
             record[name] = dict(sorted(record[name].items()))
         if task.study.privacy.mechanism != "dp_sgd":
             del record["spent"]
+        if self._outstanding is not None:
+            record["outstanding"] = sorted(self._outstanding.waiting)
         if task.exchange.struck is not None:
             record["faults"] = task.exchange.struck(record["asked"], record["round"], task.model)
 

@@ -49,6 +49,7 @@ class Exchange:
         members: a simulation's sites, which stay the same: nodes by name, in order.
         struck: what a simulation's faults did to the sites that a round asked: names, round and
             model -> what the round's record says of it.
+        delay: by how many seconds a simulation's stragglers are late: name, round and model.
     """
 
     grid: Grid
@@ -56,6 +57,7 @@ class Exchange:
     pooled_node: int | None = None
     members: Mapping[str, int] | None = None
     struck: Callable[[Sequence[str], int, str], dict[str, Any]] | None = None
+    delay: Callable[[str, int, str], float] = lambda site, round_, model: 0.0
 
     def sites(self) -> dict[str, int]:
         """Return the connected sites' nodes, by name in order, without those of ``unnamed``."""
@@ -100,17 +102,7 @@ class Exchange:
         Yields:
             Answers; last those of the sites that did not reply in time.
         """
-        messages = {
-            site: Message(
-                records,
-                dst_node_id=nodes[site],
-                message_type=message_type,
-                group_id=group,
-                # A site that returns later must not work off instructions of past rounds.
-                ttl=deadline_seconds + TTL_MARGIN_SECONDS,
-            )
-            for site, records in instructions.items()
-        }
+        messages = _messages(message_type, instructions, nodes, deadline_seconds, group)
         waiting = set(messages)
         sent: dict[str, str] = {}
         for reply in self._replies(list(messages.values()), deadline_seconds):
@@ -123,6 +115,34 @@ class Exchange:
                 yield _read(site, reply, message_type, self.simulated)
         for site in sorted(waiting):
             yield Answer(site, None, NO_REPLY)
+
+    def push(
+        self,
+        message_type: str,
+        instructions: Mapping[str, RecordDict],
+        nodes: Mapping[str, int],
+        seconds: float,
+        group: str = "",
+    ) -> dict[str, str]:
+        """Send sites their instructions, to be answered within so many seconds.
+
+        Returns:
+            The site of each message, by the message's id.
+        """
+        messages = _messages(message_type, instructions, nodes, seconds, group)
+        return dict(zip(self.grid.push_messages(list(messages.values())), messages, strict=True))
+
+    def pull(self, message_type: str, sent: Mapping[str, str]) -> Iterator[tuple[str, Answer]]:
+        """Yield the answers that are there now, with the ids of the messages they answer.
+
+        Args:
+            message_type: of the messages.
+            sent: site by id of the message.
+        """
+        for reply in list(self.grid.pull_messages(list(sent))) if sent else []:
+            message = reply.metadata.reply_to_message_id
+            if message in sent:
+                yield message, _read(sent[message], reply, message_type, self.simulated)
 
     def _replies(self, messages: list[Message], seconds: float) -> Iterator[Message]:
         """Yield replies as they come, until all are there or the time is over.
@@ -144,6 +164,26 @@ class Exchange:
             yield from replies
             if waiting and not replies and not last:
                 time.sleep(POLL_SECONDS)
+
+
+def _messages(
+    message_type: str,
+    instructions: Mapping[str, RecordDict],
+    nodes: Mapping[str, int],
+    seconds: float,
+    group: str,
+) -> dict[str, Message]:
+    return {
+        site: Message(
+            records,
+            dst_node_id=nodes[site],
+            message_type=message_type,
+            group_id=group,
+            # A site that returns later must not work off instructions of past rounds.
+            ttl=seconds + TTL_MARGIN_SECONDS,
+        )
+        for site, records in instructions.items()
+    }
 
 
 def encode(instruction: Instruction, sites: Iterable[str]) -> dict[str, RecordDict]:

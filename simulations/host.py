@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from federation.collect import UpdateSum, round_sum
 from federation.errors import UserError
 from federation.messages import TRAIN, Instruction, Reply, partial_records
 from federation.models.stacked import MOST_AT_ONCE
+from federation.strategies.asynchronous import FedBuff
 from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 from simulations.faults import Fate, Faults
@@ -172,7 +174,10 @@ class SiteHost:
         }
         with self._workbench.attacked(attacks):
             replies = self._answers([orders[i] for i in there], round_)
-        deadline = instruction.study.strategy.round_deadline_seconds
+        strategy = instruction.study.strategy
+        # FedBuff waits for late ones, by the coordinator's clock.
+        late = isinstance(strategy, FedBuff)
+        deadline = math.inf if late else strategy.round_deadline_seconds
         for i, reply in zip(there, replies, strict=True):
             fate = fates[i]
             if fate.crashes:

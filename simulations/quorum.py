@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from federation.errors import UserError
 from federation.messages import FEDERATED
+from federation.strategies.asynchronous import FedBuff
 from federation.study import Study
 from federation.validation import listed
 from server.participation import participants
 from simulations.faults import WHERE, Faults
+
+FOLLOWS_THE_ROUNDS = ("by_size", "power_of_choice")
 
 
 def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str]:
@@ -28,7 +31,10 @@ def check_quorum(faults: Faults, study: Study, sites: Iterable[str]) -> list[str
     """
     warnings = _check_attacks(study)
     known, needed = dict.fromkeys(sorted(sites), 0), study.strategy.minimum_sites
-    deadline, rounds = study.strategy.round_deadline_seconds, study.training.rounds
+    strategy = study.strategy
+    if isinstance(strategy, FedBuff) or strategy.participation.kind in FOLLOWS_THE_ROUNDS:
+        return warnings  # who is asked, and when an answer comes, is not known before
+    deadline, rounds = strategy.round_deadline_seconds, study.training.rounds
     asked: set[str] = set()
     heard: set[str] = set()
     for round_ in range(1, rounds + 1):

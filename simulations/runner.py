@@ -101,6 +101,7 @@ def simulate(
             pooled_node=grid.pooled_node,
             members=grid.members,
             struck=None if faults is None else partial(_struck, faults),
+            delay=partial(_delay, faults),
         )
         environment = {
             "grid": type(grid).__name__,
@@ -173,6 +174,10 @@ def _faults(study: Study, inspections: Sequence[Inspection]) -> Faults | None:
         return None
     sizes = {inspection.site: inspection.training for inspection in inspections}
     return Faults(simulation.faults, sizes, study.study.seed)
+
+
+def _delay(faults: Faults | None, site: str, round_: int, model: str) -> float:
+    return 0.0 if faults is None else faults.fate(site, round_, model).delay_seconds
 
 
 def _struck(faults: Faults, sites: Sequence[str], round_: int, model: str) -> dict[str, Any]:

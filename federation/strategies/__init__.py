@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
 from pydantic import Discriminator, Tag
 
+from federation.strategies.asynchronous import FedBuff
 from federation.strategies.averaging import (
     Afl,
     FedAdagrad,
@@ -63,6 +64,7 @@ KINDS: tuple[type[Strategy], ...] = (
     Bulyan,
     GeometricMedian,
     NormBound,
+    FedBuff,
 )
 
 STRATEGIES: Mapping[str, type[Strategy]] = {

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 
 from federation.layout import Layout
 from federation.strategies import averaging as options
+from federation.strategies.asynchronous import FedBuff
 from federation.strategies.base import Strategy
 from federation.strategies.robust import Robust
 from server.strategies.adaptive import Adagrad, Adam, Yogi
 from server.strategies.averaging import Averaging, NormalisedAveraging
 from server.strategies.base import Gathered, Rule
+from server.strategies.buffered import Buffered
 from server.strategies.dynamic import DynamicRegularisation
 from server.strategies.mixture import Agnostic
 from server.strategies.momentum import Momentum
@@ -32,6 +34,7 @@ RULES: Mapping[type[Strategy], type[Rule]] = {
     options.Scaffold: ControlVariates,
     options.FedDyn: DynamicRegularisation,
     options.Afl: Agnostic,
+    FedBuff: Buffered,
 }
 """All others take the mean, or a robust one."""
 
