@@ -13,7 +13,7 @@ from typing import Any
 
 from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
-from federation.messages import DESCRIBE, PREPARE, Instruction
+from federation.messages import DESCRIBE, FEDERATED, PREPARE, Instruction
 from federation.models.build import build_model
 from federation.study import Study
 from federation.validation import listed
@@ -24,6 +24,7 @@ from server.evaluator import (
     SiteEvaluation,
     evaluate_local_models,
     evaluate_model,
+    evaluate_own_models,
     metrics_document,
 )
 from server.exchange import Exchange, encode
@@ -33,6 +34,9 @@ from server.run_folder import RunFolder
 from server.site_warnings import site_warnings, together
 from server.task import Heard, Task
 from server.witness import Witness
+
+SHARED = "shared"
+"""The coordinator's model, where the sites use models of their own."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,11 @@ def run_study(
         (site, f"sent no held-out evaluation: {why}", f"{site} sent no held-out evaluation: {why}.")
         for site, why in failed.items()
     )
-    found = _write_results(task, evaluations, folder, progress, warnings)
+    shared: list[SiteEvaluation] = []
+    if study.personal:
+        progress.tell("evaluation of the shared model, without what is each site's own")
+        shared, _ = evaluate(task, result.weights, "held_out", shared=True)
+    found = _write_results(task, evaluations, shared, folder, progress, warnings)
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
     folder.write_json("privacy.json", privacy)
@@ -226,11 +234,16 @@ def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult
 def _write_results(
     task: Task,
     evaluations: list[SiteEvaluation],
+    shared: list[SiteEvaluation],
     folder: RunFolder,
     progress: Progress,
     warnings: list[str],
 ) -> comparators.Comparators:
-    """Evaluate the comparators too, and write metrics.json and summaries.json."""
+    """Evaluate the comparators too, and write metrics.json and summaries.json.
+
+    Where sites use models of their own, the federated model is those, and their scores are not
+    merged across sites; the one that they share stands beside.
+    """
     study = task.study
     found = comparators.Comparators()
     if study.evaluation.baselines and task.exchange.pooled_node is None:
@@ -239,9 +252,12 @@ def _write_results(
     elif study.evaluation.baselines:
         found = comparators.train_comparators(task, progress.tell)
     warnings += [f"There is no model {name}: {why}." for name, why in found.failed.items()]
-    named = {"federated": evaluations, **found.models}
+    beside = {SHARED: shared} if study.personal else {}
+    named = {FEDERATED: evaluations, **beside, **found.models}
     models = {name: evaluate_model(tested) for name, tested in named.items()}
-    reason = models["federated"]["overall"].get("auroc", {}).get("reason")
+    if study.personal:
+        models[FEDERATED] = evaluate_own_models(evaluations)
+    reason = models[FEDERATED]["overall"].get("auroc", {}).get("reason")
     if reason:
         warnings.append(f"The federated model has no AUROC: {reason}.")
     cross_site: Mapping[str, Any] = {}

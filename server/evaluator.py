@@ -68,9 +68,6 @@ def evaluate_local_models(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Models that each site trained alone: each at home, and each at every other site.
 
-    Scores of different models share no scale, so ``overall`` is never pooled: it is the mean of
-    the sites' own metrics, weighted by their patients, with an interval from their variances.
-
     Args:
         by_trained_site: for each site that trained a model, that model's evaluations.
 
@@ -80,15 +77,28 @@ def evaluate_local_models(
     """
     trained = sorted(by_trained_site)
     tested = {site: _ordered(by_trained_site[site]) for site in trained}
-    home = _ordered([one for site in trained for one in tested[site] if one.site == site])
+    home = [one for site in trained for one in tested[site] if one.site == site]
     cross_site = {site: {one.site: _site_cell(one, "") for one in tested[site]} for site in trained}
-    local = {
+    return evaluate_own_models(home), cross_site
+
+
+def evaluate_own_models(evaluations: Sequence[SiteEvaluation]) -> dict[str, Any]:
+    """A model of each site's own, each on its own patients.
+
+    Scores of different models share no scale, so what is said of several sites is never pooled: it
+    is the mean of the sites' own metrics, weighted by their patients, with an interval from their
+    variances.
+
+    Raises:
+        ValueError: as ``evaluate_model``.
+    """
+    home = _ordered(evaluations)
+    return {
         "overall": _averaged_cell(home, ""),
-        "sites": {one.site: cross_site[one.site][one.site] for one in home},
+        "sites": {one.site: _site_cell(one, "") for one in home},
         "subgroups": {name: _averaged_cell(home, name) for name in _subgroups(home)},
         "site_subgroups": {one.site: _subgroup_cells(one) for one in home},
     }
-    return local, cross_site
 
 
 def metrics_document(
@@ -119,6 +129,17 @@ def headline(summary: ScoreSummary) -> dict[str, float | None]:
     """AUROC, AUPRC and Brier without intervals, cheap enough for every round."""
     points = {"auroc": auroc(summary), "auprc": auprc(summary), "brier": brier(summary)}
     return {name: point.to_json()["value"] for name, point in points.items()}
+
+
+def own_headline(summaries: Iterable[ScoreSummary]) -> dict[str, float | None]:
+    """As `headline`, of models of the sites' own: the mean over sites, weighted by patients."""
+    told = [(headline(summary), summary.n) for summary in summaries]
+    found: dict[str, float | None] = {}
+    for name in ("auroc", "auprc", "brier"):
+        known = [(value, n) for metrics, n in told if (value := metrics[name]) is not None]
+        total = sum(n for _, n in known)
+        found[name] = math.fsum(value * n for value, n in known) / total if total else None
+    return found
 
 
 def cell(summary: ScoreSummary) -> Cell:

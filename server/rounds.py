@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from federation.bodies import REFUSALS, EvaluateBody
@@ -12,7 +12,7 @@ from federation.metrics.summary import merge
 from federation.models.build import Vector, build_model
 from federation.study import Split
 from server.course import Course, RoundRecord, Standing
-from server.evaluator import SiteEvaluation, headline
+from server.evaluator import SiteEvaluation, headline, own_headline
 from server.exchange import UNREADABLE, Answer, encode
 from server.task import Task
 
@@ -96,15 +96,23 @@ def run_rounds(
 
 
 def evaluate(
-    task: Task, weights: Vector, split: Split, round_: int = 0
+    task: Task, weights: Vector, split: Split, round_: int = 0, shared: bool = False
 ) -> tuple[list[SiteEvaluation], dict[str, str]]:
     """Let the sites score a split.
+
+    Args:
+        task: the model.
+        weights: the coordinator's, after some round.
+        split: which patients.
+        round_: the round; 0 outside of rounds.
+        shared: whether to score these very weights where sites use models of their own.
 
     Returns:
         What each site sent, by site; and why the others sent nothing.
     """
     nodes = task.nodes()
-    instructions = encode(task.instruction(weights, round_, split), nodes)
+    instruction = replace(task.instruction(weights, round_, split), shared=shared)
+    instructions = encode(instruction, nodes)
     evaluations, failed = [], {}
     for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
         try:
@@ -127,7 +135,8 @@ def _measure(task: Task, weights: Vector, round_: int, record: RoundRecord) -> N
     evaluations, _ = evaluate(task, weights, "tuning", round_)
     seen = {e.site: e.cells[""] for e in evaluations if "" in e.cells}
     if seen:
-        record["metrics"] = headline(merge(seen.values()))
+        own = task.study.strategy.personal
+        record["metrics"] = own_headline(seen.values()) if own else headline(merge(seen.values()))
         record["site_metrics"] = {site: headline(cell) for site, cell in seen.items()}
 
 

@@ -18,6 +18,11 @@ from server.report.shifts import shift_figure, shift_tables
 
 HERE = Path(__file__).parent
 
+OWN_MODELS = (
+    " Each hospital uses a model of its own: figures of several hospitals are the means of theirs, "
+    "weighted by patients."
+)
+
 _MODALITIES = {"ehr": "health records", "image": "images", "text": "clinical notes"}
 
 
@@ -102,6 +107,7 @@ def lead(run: RunFolder) -> str:
         f"{patients['train']:,} patients. "
         f"{patients['tuning']:,} further patients served to follow the rounds; the figures below "
         f"are for {patients['held_out']:,} held-out patients that it did not use."
+        + (OWN_MODELS if main_model(run)[1].overall.averaged_over_sites else "")
         + (" The run was made to suffer faults, which stand under Training." if faults else "")
     )
 
@@ -193,11 +199,12 @@ def _figures(run: RunFolder, name: str, model: ModelMetrics) -> dict[str, plots.
         plots.forest(model),
         plots.learning_curve(run.rounds),
         plots.loss_curve(run.rounds),
-        plots.decision_curve(model.overall),
     ]
-    # local models have scores of their own at each site: no curve is drawn across them
-    if summaries := run.summaries.get(name):
-        drawn += [plots.roc(summaries), plots.calibration(summaries)]
+    # Models of the sites' own have scores of their own: no curve is drawn across them.
+    if not model.overall.averaged_over_sites:
+        drawn.append(plots.decision_curve(model.overall))
+        if summaries := run.summaries.get(name):
+            drawn += [plots.roc(summaries), plots.calibration(summaries)]
     if run.shifts:
         drawn.append(shift_figure(run.shifts))
     return {figure.name: figure for figure in drawn}

@@ -85,6 +85,7 @@ class Round(BaseModel):
     seconds: float | None = None
     bytes: dict[str, int] | None = None
     faults: dict[str, list[str] | dict[str, float | str]] = {}
+    outstanding: list[str] | None = None
 
 
 class Privacy(BaseModel):

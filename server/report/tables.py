@@ -19,6 +19,7 @@ from server.report.run_folder import (
 
 MODEL_NAMES = {
     "federated": "Federated",
+    "shared": "Federated, without what is each hospital's own",
     "local": "Each hospital alone",
     "pooled": "Pooled in one place",
     "ehr_only": "Federated, health records only",
@@ -183,6 +184,9 @@ def rounds_table(rounds: Sequence[Round]) -> Table:
     for one in rounds:
         sent = one.bytes or {}
         answered = Td(f"{len(one.answered)} of {len(one.asked)}")
+        if one.outstanding is not None:
+            asked = f"{len(one.asked)} asked, then {len(one.outstanding)} outstanding"
+            answered = Td(str(len(one.answered)), asked)
         cells = [_plain(one.loss), _plain((one.metrics or {}).get("auroc")), answered]
         traffic = [_size(sent.get("sent")), _size(sent.get("received"))]
         rows.append([Td(str(one.round)), *cells, _plain(one.seconds, 1), *traffic])
