@@ -69,6 +69,7 @@ MOST_PATIENTS = 2**20
 """Of one site; a round sums at most eight times as many."""
 
 LARGEST_LOSS = 1e6
+LARGEST_VARIANCE = 1e30
 
 Count = Annotated[int, Field(ge=0, le=MOST_PATIENTS)]
 
@@ -122,7 +123,7 @@ class TrainBody(Section):
 
     loss: float | None = Field(ge=0, le=LARGEST_LOSS)
     """None if it diverged, and under differential privacy, which does not cover it."""
-    steps: int = Field(ge=0)
+    steps: int = Field(ge=0, le=2**40)
     patients: dict[PartName, Count]
     """Training patients behind each part of the model; 0 below the site's minimum cell.
 
@@ -131,7 +132,7 @@ class TrainBody(Section):
     """
     initial_loss: float | None = Field(default=None, ge=0, le=LARGEST_LOSS)
     """Mean loss of the global model on the training patients; where the strategy goes by it."""
-    gradient_variance: float | None = Field(default=None, ge=0, le=1e30)
+    gradient_variance: float | None = Field(default=None, ge=0, le=LARGEST_VARIANCE)
     """Squared standard error of the round's mean gradient; where sites are weighed by it."""
     spent: SpentBody | None = None
     """Under differential privacy at the site."""

@@ -78,10 +78,10 @@ def apfl(turn: Turn) -> Training:
     share = float(kept[SHARE][0]) if SHARE in kept else turn.strategy.share
     own = kept.get(OWN, fit.start)
     mixed = _mixture(own, fitted.weights, share)
-    slower = fit.training.optimizer.model_copy(update={"lr": fit.training.optimizer.lr * share**2})
-    training = fit.training.model_copy(update={"optimizer": slower})
-    found = yield replace(fit, start=mixed, training=training, watched=False)
-    gradient = (mixed - found.weights) / np.float32(max(found.steps, 1) * slower.lr)
+    # Not a learning rate of its own: many sites, each with its share, are trained in one pass.
+    found = yield replace(fit, start=mixed, slowed=share**2, watched=False)
+    path = max(found.steps, 1) * fit.training.optimizer.lr * share**2
+    gradient = (mixed - found.weights) / np.float32(path)
     own = own + (found.weights - mixed) / np.float32(share)
     slope = float(np.dot(own - fitted.weights, gradient))
     share = min(max(share - turn.strategy.share_lr * slope, LEAST_SHARE), 1.0)
