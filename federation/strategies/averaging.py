@@ -11,6 +11,9 @@ from federation.strategies.base import Momentum, Rate, Strategy
 LOSS_TELLS = "sites tell the loss of their training patients, which its noise does not cover"
 SITES_DIFFER = "sites do not count alike, so noise on the sum would not hide one of them"
 
+LEAST_LOSS = 1e-10
+"""q-FedAvg divides by a power of the loss."""
+
 
 class FedAvg(Strategy):
     """The next model is the old one plus the mean of the updates."""
