@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from federation.bodies import TrainBody
 from federation.collect import UpdateList, UpdateSum, round_sum
 from federation.layout import Layout
-from federation.messages import TRAIN, Instruction
+from federation.messages import TRAIN, Instruction, Reply
 from federation.models.build import FlatModel, Vector
 from federation.strategies.asynchronous import FedBuff
 from server.central import CentralPrivacy
@@ -121,6 +121,8 @@ class Course:
             for site, why in screen_round(updates, task.study.strategy).items():
                 found.record["rejected"][site] = why
                 del found.told[site]
+            if task.study.strategy.needs == "sum":
+                self._add_up(updates, found, nodes)
         self._complete(found, nodes)
         found.record["seconds"] = round(time.perf_counter() - began, 3)
         found.record["bytes"] = {"sent": _sent(instructions.values()), "received": received}
@@ -175,9 +177,21 @@ class Course:
         strategy = self._task.study.strategy
         if not strategy.sums:
             return UpdateList(self._model.parts, strategy)
+        return self._sum(nodes, round_)
+
+    def _sum(self, nodes: Mapping[str, int], round_: int) -> UpdateSum:
         instruction = self._task.instruction(self.weights, round_)
         factors = self._rule.factors(nodes)
         return round_sum(replace(instruction, clip=self._clip, factors=factors), self._model)
+
+    def _add_up(self, kept: UpdateList, found: Round, nodes: Mapping[str, int]) -> None:
+        """Make the sum of what screening left."""
+        found.updates = total = self._sum(nodes, found.record["round"])
+        for one in kept.updates:
+            reply = Reply("ok", found.told[one.site], update=one.update)
+            if problem := total.take(reply, one.site):
+                found.record["rejected"][one.site] = problem
+                del found.told[one.site]
 
     @property
     def _clip(self) -> float | None:
@@ -250,7 +264,7 @@ class Course:
 
 def patients_of(body: TrainBody) -> int:
     """Return the training patients behind an update."""
-    return max(body.patients.values())
+    return max(body.patients.values(), default=0)
 
 
 def _empty_record(round_: int, nodes: Mapping[str, int]) -> RoundRecord:
