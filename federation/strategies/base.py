@@ -47,6 +47,7 @@ class Strategy(Section):
         only_plain_sgd: whether the sites' optimiser must be SGD without momentum and weight decay.
         own_number: whether sites are weighed by a number that is known with the update.
         counts_once: whether sites weigh alike, whatever they claim.
+        without_a_modality: what becomes of the parts of the model that not all sites move.
     """
 
     needs: ClassVar[Needs] = "sum"
@@ -62,6 +63,7 @@ class Strategy(Section):
     only_plain_sgd: ClassVar[bool] = False
     own_number: ClassVar[bool] = False
     counts_once: ClassVar[bool] = False
+    without_a_modality: ClassVar[str] = "each part is averaged over the sites that moved it"
 
     name: str
     weighting: Literal["patients", "uniform", "inverse_variance"] = "patients"
