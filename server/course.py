@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from federation.bodies import TrainBody
 from federation.collect import UpdateList, UpdateSum, round_sum
 from federation.layout import Layout
-from federation.messages import TRAIN, Instruction
+from federation.messages import TRAIN, Instruction, Reply
 from federation.models.build import FlatModel, Vector
 from federation.strategies.asynchronous import FedBuff
 from server.central import CentralPrivacy
@@ -118,9 +118,14 @@ class Course:
             if self._full(found):
                 break
         if isinstance(updates, UpdateList):
-            for site, why in screen_round(updates, task.study.strategy).items():
+            left_out, problem = screen_round(updates, task, self.weights, round_)
+            for site, why in left_out.items():
                 found.record["rejected"][site] = why
                 del found.told[site]
+            if problem:
+                found.record["screening"] = problem
+            if task.study.strategy.needs == "sum":
+                found.updates = self._summed(updates, found, nodes, round_)
         self._complete(found, nodes)
         found.record["seconds"] = round(time.perf_counter() - began, 3)
         found.record["bytes"] = {"sent": _sent(instructions.values()), "received": received}
@@ -175,9 +180,24 @@ class Course:
         strategy = self._task.study.strategy
         if not strategy.sums:
             return UpdateList(self._model.parts, strategy)
+        return self._sum(nodes, round_)
+
+    def _sum(self, nodes: Mapping[str, int], round_: int) -> UpdateSum:
         instruction = self._task.instruction(self.weights, round_)
         factors = self._rule.factors(nodes)
         return round_sum(replace(instruction, clip=self._clip, factors=factors), self._model)
+
+    def _summed(
+        self, updates: UpdateList, found: Round, nodes: Mapping[str, int], round_: int
+    ) -> UpdateSum:
+        """Add up what screening has left, for a strategy that needs no more than the sum."""
+        total = self._sum(nodes, round_)
+        for one in updates.updates:
+            reply = Reply("ok", found.told[one.site], update=one.update)
+            if problem := total.take(reply, one.site):
+                found.record["rejected"][one.site] = problem
+                del found.told[one.site]
+        return total
 
     @property
     def _clip(self) -> float | None:

@@ -93,8 +93,8 @@ def _print_table(told: list[dict[str, Any]]) -> None:
     console.print(
         "needs: whether the sum of the updates is enough, or each is looked at.\n"
         "dp_sgd, central: values of privacy.mechanism. secure sum: whether the coordinator could\n"
-        "be kept from seeing more than the sum. `wardround strategies NAME` has the reasons and the\n"
-        "options.",
+        "be kept from seeing more than the sum. `wardround strategies NAME` has the reasons and\n"
+        "the options.",
         highlight=False,
     )
 

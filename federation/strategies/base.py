@@ -22,11 +22,15 @@ class ScreeningSection(Section):
 
     norm_ratio: float | None = Field(default=None, ge=1, le=1000)
     least_cosine: float | None = Field(default=None, ge=-1, le=1)
+    judge: str | None = Field(default=None, min_length=1)
+    most_harm: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _something(self) -> ScreeningSection:
-        if self.norm_ratio is None and self.least_cosine is None:
-            raise ValueError("give norm_ratio, least_cosine, or both")
+        if {self.norm_ratio, self.least_cosine, self.judge} == {None}:
+            raise ValueError("give norm_ratio, least_cosine or judge")
+        if (self.judge is None) != (self.most_harm is None):
+            raise ValueError("judge and most_harm belong together")
         return self
 
 
