@@ -36,7 +36,8 @@ from federation.models.build import Vector
 from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
 from server.exchange import Exchange
-from server.rounds import evaluate, run_rounds
+from server.rounds import run_rounds
+from server.scoring import evaluate
 from server.task import Task
 from simulations.grids import LocalGrid
 

@@ -40,7 +40,8 @@ from server.course import RoundRecord
 from server.evaluator import SiteEvaluation
 from server.exchange import Exchange
 from server.privacy import privacy_document
-from server.rounds import evaluate, run_rounds
+from server.rounds import run_rounds
+from server.scoring import evaluate
 from server.task import Task
 from simulations.consortium import synthesize
 from simulations.grids import LocalGrid

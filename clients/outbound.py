@@ -121,12 +121,10 @@ def _check_private(reply: Reply) -> None:
     if isinstance(body, TrainBody):
         if body.spent is None:
             raise GateClosed("an update that the ledger does not know")
-        if body.loss is not None:
+        if body.loss is not None or body.initial_loss is not None:
             raise GateClosed("a training loss under differential privacy")
-        if body.initial_loss is not None or body.gradient_variance is not None:
-            raise GateClosed(
-                "what the training patients' gradients say, under differential privacy"
-            )
+        if body.gradient_variance is not None:
+            raise GateClosed("a variance of gradients under differential privacy")
         if len({patients for patients in body.patients.values() if patients}) > 1:
             raise GateClosed("how many patients have a modality, under differential privacy")
     if isinstance(body, PrepareBody):

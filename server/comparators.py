@@ -17,7 +17,8 @@ from federation.reduce import UpdateRejected, screen
 from federation.study import Modality
 from server.evaluator import SiteEvaluation
 from server.exchange import Answer
-from server.rounds import RoundsResult, evaluate, run_rounds
+from server.rounds import RoundsResult, run_rounds
+from server.scoring import evaluate
 from server.task import Heard, Task
 
 Evaluations = list[SiteEvaluation]

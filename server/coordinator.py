@@ -29,8 +29,9 @@ from server.evaluator import (
 )
 from server.exchange import Exchange, encode
 from server.privacy import privacy_document, privacy_warnings
-from server.rounds import RoundsResult, evaluate, run_rounds
+from server.rounds import RoundsResult, run_rounds
 from server.run_folder import RunFolder
+from server.scoring import evaluate
 from server.site_warnings import site_warnings, together
 from server.task import Heard, Task
 from server.witness import Witness

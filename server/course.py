@@ -118,11 +118,14 @@ class Course:
             if self._full(found):
                 break
         if isinstance(updates, UpdateList):
-            for site, why in screen_round(updates, task.study.strategy).items():
+            left_out, problem = screen_round(updates, task, self.weights, round_)
+            for site, why in left_out.items():
                 found.record["rejected"][site] = why
                 del found.told[site]
+            if problem:
+                found.record["screening"] = problem
             if task.study.strategy.needs == "sum":
-                self._add_up(updates, found, nodes)
+                found.updates = self._summed(updates, found, nodes, round_)
         self._complete(found, nodes)
         found.record["seconds"] = round(time.perf_counter() - began, 3)
         found.record["bytes"] = {"sent": _sent(instructions.values()), "received": received}
@@ -184,14 +187,17 @@ class Course:
         factors = self._rule.factors(nodes)
         return round_sum(replace(instruction, clip=self._clip, factors=factors), self._model)
 
-    def _add_up(self, kept: UpdateList, found: Round, nodes: Mapping[str, int]) -> None:
-        """Make the sum of what screening left."""
-        found.updates = total = self._sum(nodes, found.record["round"])
-        for one in kept.updates:
+    def _summed(
+        self, updates: UpdateList, found: Round, nodes: Mapping[str, int], round_: int
+    ) -> UpdateSum:
+        """Add up what screening has left, for a strategy that needs no more than the sum."""
+        total = self._sum(nodes, round_)
+        for one in updates.updates:
             reply = Reply("ok", found.told[one.site], update=one.update)
             if problem := total.take(reply, one.site):
                 found.record["rejected"][one.site] = problem
                 del found.told[one.site]
+        return total
 
     @property
     def _clip(self) -> float | None:

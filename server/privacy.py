@@ -52,7 +52,7 @@ _OTHER_USES = (
     ("training loss", "not sent", "and not looked at by the site"),
     ("patients by modality, notices", "not sent", "a part counts for all or for none by site.toml"),
     ("zeroing of parts that few patients moved", "not done", "it would tell that they are few"),
-    ("early stopping, choice of round", "independent", "the model of the last round is kept"),
+    ("what a strategy keeps or sends beside", "follows", "from noised gradients alone"),
     ("modality dropout", "independent", "drawn for each patient from the private generator"),
     (
         "a record that cannot be read",
@@ -67,6 +67,10 @@ _OTHER_USES = (
     ),
 )
 """Under dp_sgd: what else looks at patients' data, and what became of it."""
+
+_CHOICE = "early stopping, choice of round"
+_LAST = (_CHOICE, "independent", "the model of the last round is kept")
+_BEST = (_CHOICE, "not covered", "by the tuning split, of other patients than those who train")
 
 
 def privacy_document(
@@ -110,7 +114,8 @@ def privacy_document(
             if (unheard := _unheard(site, rounds))
         },
         "other_uses": [
-            dict(zip(("use", "status", "why"), row, strict=True)) for row in _OTHER_USES
+            dict(zip(("use", "status", "why"), row, strict=True))
+            for row in (*_OTHER_USES, _BEST if study.selection.measures else _LAST)
         ],
     }
     if len(told) > 1:
@@ -256,8 +261,9 @@ def _unheard(site: str, rounds: Sequence[Mapping[str, Any]]) -> int:
     for record in rounds:
         if site in record.get("spent", {}):
             count = 0
-        elif record["failed"].get(site) in WITHOUT_WORD:
-            count += 1
+        else:
+            owed = site in record["asked"] and site in record.get("outstanding", ())
+            count += owed or record["failed"].get(site) in WITHOUT_WORD
     return count
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from federation.bodies import REFUSALS, EvaluateBody
-from federation.messages import EVALUATE
+from federation.bodies import REFUSALS
 from federation.metrics.summary import merge
 from federation.models.build import Vector, build_model
-from federation.study import Split
 from server.course import Course, RoundRecord, Standing
-from server.evaluator import SiteEvaluation, headline, own_headline
-from server.exchange import UNREADABLE, Answer, encode
+from server.evaluator import headline, own_headline
+from server.scoring import evaluate
 from server.task import Task
 
 NOT_CONNECTED = "not connected"
@@ -95,33 +93,6 @@ def run_rounds(
     return result
 
 
-def evaluate(
-    task: Task, weights: Vector, split: Split, round_: int = 0, shared: bool = False
-) -> tuple[list[SiteEvaluation], dict[str, str]]:
-    """Let the sites score a split.
-
-    Args:
-        task: the model.
-        weights: the coordinator's, after some round.
-        split: which patients.
-        round_: the round; 0 outside of rounds.
-        shared: whether to score these very weights where sites use models of their own.
-
-    Returns:
-        What each site sent, by site; and why the others sent nothing.
-    """
-    nodes = task.nodes()
-    instruction = replace(task.instruction(weights, round_, split), shared=shared)
-    instructions = encode(instruction, nodes)
-    evaluations, failed = [], {}
-    for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
-        try:
-            evaluations.append(_evaluation(answer))
-        except ValueError as error:
-            failed[answer.site] = str(error)
-    return sorted(evaluations, key=lambda e: e.site), dict(sorted(failed.items()))
-
-
 def _note_absent(record: RoundRecord, known: set[str], connected: set[str]) -> None:
     """Record sites that were there before and are not connected now; a grid names only others."""
     absent = known - connected
@@ -138,19 +109,3 @@ def _measure(task: Task, weights: Vector, round_: int, record: RoundRecord) -> N
         own = task.study.strategy.personal
         record["metrics"] = own_headline(seen.values()) if own else headline(merge(seen.values()))
         record["site_metrics"] = {site: headline(cell) for site, cell in seen.items()}
-
-
-def _evaluation(answer: Answer) -> SiteEvaluation:
-    """Read a site's summaries, which are not trusted.
-
-    Raises:
-        ValueError: with the reason why there are none.
-    """
-    if answer.failure or answer.reply is None:
-        raise ValueError(answer.failure)
-    assert isinstance(answer.reply.body, EvaluateBody)
-    body = answer.reply.body
-    try:
-        return SiteEvaluation(answer.site, body.summaries(), dict(body.withheld))
-    except ValueError:
-        raise ValueError(UNREADABLE) from None

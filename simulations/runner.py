@@ -216,6 +216,14 @@ def _named_files(folder: Path, study: Study) -> dict[str, Path]:
         if name in files:
             raise UserError(file, f'"{name}" is also the name of {files[name]}', field="site.name")
         files[name] = file
+    screening = study.strategy.screening
+    if screening is not None and screening.judge is not None and screening.judge not in files:
+        raise UserError(
+            folder,
+            f'no site is named "{screening.judge}"',
+            field="strategy.screening.judge",
+            remedy=f"The sites are: {listed(sorted(files))}.",
+        )
     needed = study.strategy.minimum_sites
     asked = study.strategy.participation.sites
     if asked is not None and asked > len(files):

@@ -10,21 +10,27 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel
 
+from federation.strategies import STRATEGIES, Strategy
 from federation.study import Study, load_study
 from simulations.consortium import synthesize
 from simulations.runner import simulate
 
 PAGE = Path(__file__).parents[1] / "docs" / "studies.md"
 FAULTS = PAGE.with_name("faults.md")
+STRATEGY_PAGE = PAGE.with_name("strategies.md")
 COLUMNS = "| key | type | default | what it does |"
 
 
 def documented():
-    """Return (type, default, text) by dotted key, as the pages' tables give them."""
+    """Return (type, default, text) by dotted key, as the pages' tables give them.
+
+    An option of one strategy has the strategy's name in its key: strategy.fedprox.mu.
+    """
     found = {}
     text = PAGE.read_text() + FAULTS.read_text()
+    text += STRATEGY_PAGE.read_text().replace("### ", "## strategy.")
     for section in re.split(r"^## ", text, flags=re.MULTILINE):
-        table = re.match(r"\[{1,2}([a-z_.]+)\]{1,2}\n", section)
+        table = re.match(r"(?:\[{1,2})?([a-z_.]+)(?:\]{1,2})?\n", section)
         if table is None or COLUMNS not in section:
             continue
         rows = section.split(COLUMNS)[1].strip().split("\n\n")[0].splitlines()[1:]
@@ -41,13 +47,20 @@ def fields(model, path=()):
     for name, field in model.model_fields.items():
         options = (field.annotation, *get_args(field.annotation))
         nested = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if nested:
+        if model is Study and name == "strategy":
+            yield from fields(Strategy, ("strategy",))
+            for kind, options in STRATEGIES.items():
+                own = [k for k in options.model_fields if k not in Strategy.model_fields]
+                yield from ((f"strategy.{kind}.{k}", options.model_fields[k]) for k in own)
+        elif nested:
             yield from fields(nested[0], (*path, name))
         else:
             yield ".".join((*path, name)), field
 
 
 FIELDS = dict(fields(Study))
+UNSET = ("simulation.", "strategy.screening.", *(f"strategy.{kind}." for kind in STRATEGIES))
+"""Tables that are optional and need a value of their own, and the options of single strategies."""
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +79,10 @@ def test_page_lists_every_key_of_every_section_and_no_other():
 @pytest.mark.parametrize("key", FIELDS)
 def test_page_gives_the_default_that_a_study_gets(first, key):
     _, default, _ = documented()[key]
-    if FIELDS[key].is_required():
+    if FIELDS[key].is_required() and key != "strategy.name":
         assert default == "required"
         return
-    if key.startswith("simulation."):  # optional tables that need a value of their own
+    if key.startswith(UNSET):
         value = FIELDS[key].default
     else:
         bare = ["modalities={ehr={}, image={}, text={}}"]
@@ -86,8 +99,12 @@ def test_page_gives_the_choices_and_bounds_that_are_checked(key):
     expected = {json.dumps(choice) for choice in choices(FIELDS[key].annotation)}
     if key == "modalities.ehr.aggregates":  # listed in a table of their own
         kind = " ".join(re.findall(r"^\| (`\"\w+\"`) \|", PAGE.read_text(), re.MULTILINE))
+    if key == "strategy.name":  # the other page's headings
+        page = STRATEGY_PAGE.read_text()
+        assert all(f"### {name}\n" in page or f"`{name}`" in page for name in STRATEGIES)
+        return
     assert set(re.findall(r'"\w+"', kind)) == expected
-    stated = {float(number) for number in re.findall(r"`(\d+(?:\.\d+)?)`", kind)}
+    stated = {float(number) for number in re.findall(r"`(-?\d+(?:\.\d+)?)`", kind)}
     assert stated == set(bounds(FIELDS[key]))
 
 

@@ -18,7 +18,6 @@ def register(cli: typer.Typer) -> None:
     """Add this group's commands."""
     cli.command()(simulate)
     cli.command()(report)
-    cli.command()(strategies)
 
 
 def simulate(
@@ -87,20 +86,6 @@ def report(
     from server.report.page import write_report
 
     print(write_report(run))
-
-
-def strategies(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """List the aggregation strategies."""
-    from federation.strategies import STRATEGIES
-
-    known = [{"name": s.name, "needs": s.needs, "summary": s.summary} for s in STRATEGIES.values()]
-    if as_json:
-        print(json.dumps(known, indent=1))
-        return
-    for one in known:
-        print(f"{one['name']:<12} needs {one['needs']:<5} {one['summary']}")
 
 
 def _headline(folder: Path) -> str:

@@ -22,11 +22,15 @@ class ScreeningSection(Section):
 
     norm_ratio: float | None = Field(default=None, ge=1, le=1000)
     least_cosine: float | None = Field(default=None, ge=-1, le=1)
+    judge: str | None = Field(default=None, min_length=1)
+    most_harm: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _something(self) -> ScreeningSection:
-        if self.norm_ratio is None and self.least_cosine is None:
-            raise ValueError("give norm_ratio, least_cosine, or both")
+        if {self.norm_ratio, self.least_cosine, self.judge} == {None}:
+            raise ValueError("give norm_ratio, least_cosine or judge")
+        if (self.judge is None) != (self.most_harm is None):
+            raise ValueError("judge and most_harm belong together")
         return self
 
 
@@ -47,6 +51,7 @@ class Strategy(Section):
         only_plain_sgd: whether the sites' optimiser must be SGD without momentum and weight decay.
         own_number: whether sites are weighed by a number that is known with the update.
         counts_once: whether sites weigh alike, whatever they claim.
+        without_a_modality: what becomes of the parts of the model that not all sites move.
     """
 
     needs: ClassVar[Needs] = "sum"
@@ -62,6 +67,7 @@ class Strategy(Section):
     only_plain_sgd: ClassVar[bool] = False
     own_number: ClassVar[bool] = False
     counts_once: ClassVar[bool] = False
+    without_a_modality: ClassVar[str] = "each part is averaged over the sites that moved it"
 
     name: str
     weighting: Literal["patients", "uniform", "inverse_variance"] = "patients"

@@ -19,6 +19,7 @@ class Robust(Strategy):
     counts_once = True
     not_with_central = EACH_ONE
     not_with_secure_sum = EACH_ONE
+    without_a_modality = "parts that the same sites moved are combined; too few sites move nothing"
 
 
 class Median(Robust):

@@ -18,7 +18,8 @@ from federation.messages import TRAIN
 from federation.vocabulary import agreed_vocabulary
 from server.coordinator import Progress
 from server.exchange import Exchange
-from server.rounds import evaluate, run_rounds
+from server.rounds import run_rounds
+from server.scoring import evaluate
 from server.task import Task
 from simulations import ray_grid
 from simulations.grids import LocalGrid

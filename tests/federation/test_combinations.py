@@ -141,7 +141,7 @@ REFUSED = [
     ({"strategy": {"participation": {"kind": "poisson", "sites": 3}}}, "needs fraction"),
     ({"strategy": {"participation": {"kind": "all", "sites": 3}}}, "not an option"),
     ({"strategy": {"participation": {"kind": "random"}}}, "one of them"),
-    ({"strategy": {"screening": {}}}, "give norm_ratio, least_cosine, or both"),
+    ({"strategy": {"screening": {}}}, "give norm_ratio, least_cosine or judge"),
 ]
 
 

@@ -15,7 +15,8 @@ from federation.errors import UserError
 from federation.messages import DESCRIBE, TRAIN, Instruction
 from federation.vocabulary import agreed_vocabulary
 from server.exchange import Exchange
-from server.rounds import evaluate, run_rounds
+from server.rounds import run_rounds
+from server.scoring import evaluate
 from server.task import Task
 from simulations import host
 from simulations import ray_grid as ray_grids
