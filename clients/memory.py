@@ -22,8 +22,6 @@ from federation.models.build import Vector
 logger = logging.getLogger("wardround.site")
 
 SUFFIX, FIRST = ".safetensors", "first"
-KEPT = 2
-"""Rounds of which something stays on disk: the last, and the one from which it can be repeated."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,13 @@ class Memory:
         rounds = self._rounds()
         return self._read(max(rounds))[0] if rounds else {}
 
-    def keep(self, round_: int, arrays: Mapping[str, Vector]) -> None:
-        """Keep arrays of a round, and forget what no repetition can need any more.
+    def keep(self, round_: int, arrays: Mapping[str, Vector], after: int | None = None) -> None:
+        """Keep arrays of a round, and those from which it can be repeated; forget the others.
+
+        Args:
+            round_: from 1.
+            arrays: finite, or nothing is kept.
+            after: the round from which this one went on, or a later one; None for the last.
 
         What a later round left belongs to a run that was resumed before it. Arrays that are not
         finite come of training that diverged: what was there before stays.
@@ -84,8 +87,9 @@ class Memory:
         save_file(dict(arrays), draft, metadata={FIRST: str(first)})
         draft.chmod(0o600)
         os.replace(draft, self._file(round_))
-        old = [found for found in rounds if found < round_][: -(KEPT - 1)]
-        for other in old + [found for found in rounds if found > round_]:
+        last = round_ - 1 if after is None else after
+        base = max((found for found in rounds if found <= last), default=0)
+        for other in {*rounds} - {base, round_}:
             self._file(other).unlink(missing_ok=True)
 
     def _read(self, round_: int) -> tuple[dict[str, Vector], int]:

@@ -105,6 +105,7 @@ def _take_turn(
         instruction.round,
         workbench.memory(file, instruction.run, instruction.model),
         instruction.control,
+        None if instruction.counted is None else instruction.counted.get(workbench.site(file).name),
     )
     return (yield from train_locally(turn))
 

@@ -101,6 +101,7 @@ class Scaffold(Strategy):
     source = "Karimireddy et al., ICML 2020"
     at_sites = "adds the coordinator's control variate less its own to each gradient"
     keeps = "its control variate, as large as the model"
+    in_step = True
     only_plain_sgd = True
     not_with_central = "control variates leave beside the updates, and are not clipped"
 
@@ -115,6 +116,7 @@ class FedDyn(Strategy):
     source = "Acar et al., ICLR 2021"
     at_sites = "adds alpha times the distance from the global model, less a gradient that it keeps"
     keeps = "the gradient at its last model, as large as the model"
+    in_step = True
 
     name: Literal["feddyn"] = "feddyn"
     alpha: float = Field(default=0.01, gt=0, le=1000)

@@ -81,6 +81,17 @@ def test_rounds_that_a_resumed_run_takes_back_are_forgotten(tmp_path):
     assert kept(memory.before(6)) == kept(arrays(5))
 
 
+def test_what_the_last_round_that_counted_left_is_there_as_long_as_none_counts(tmp_path):
+    memory = Memory(tmp_path)
+    memory.keep(1, arrays(1), after=0)
+    for round_ in (2, 3, 4):
+        memory.keep(round_, arrays(round_), after=1)
+        assert kept(memory.before(1 + 1)) == kept(arrays(1))
+        assert len(list(tmp_path.iterdir())) == 2
+    memory.keep(5, arrays(5), after=4)
+    assert kept(memory.before(4 + 1)) == kept(arrays(4))
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_what_diverged_is_not_kept_and_the_log_says_so(tmp_path, wrong, caplog):
     """One bad round would make all that follow from it bad."""

@@ -140,6 +140,42 @@ def test_a_run_that_ended_of_itself_is_not_trained_on_when_it_is_resumed(sites, 
     assert np.array_equal(resumed.weights, whole.weights)
 
 
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_site_goes_on_from_its_last_update_that_counted(
+    sites, study_of, tmp_path, name, simulated
+):
+    """A site that was refused is told, and goes on as if it had not been asked."""
+    seconds = 600.0 if simulated else 0.5  # only a deployed round waits for the lost answer
+    options = {"name": name, "minimum_sites": 1, "round_deadline_seconds": seconds}
+    study = study_of(3, strategy=options)
+    found = []
+    for refused in (True, False):
+        grid = Refusing(sites, refused)
+        grid.use_memories(tmp_path / str(refused))
+        found.append(run(grid, study, simulated)[0].weights)
+    assert np.array_equal(*found)
+
+
+class Refusing(LocalGrid):
+    """In the second round, a site's answer is lost after it has trained; or it is not asked."""
+
+    def __init__(self, sites, trains):
+        super().__init__(sites)
+        self.trains, self.rounds = trains, 0
+
+    def _answer(self, messages, end):
+        training = messages[0].metadata.message_type == TRAIN
+        self.rounds += training
+        ash = next(node for node, name in self.names.items() if name == "ash")
+        if not training or self.rounds != 2:
+            yield from super()._answer(messages, end)
+            return
+        if self.trains:
+            list(super()._answer([m for m in messages if m.metadata.dst_node_id == ash], end))
+        yield from super()._answer([m for m in messages if m.metadata.dst_node_id != ash], end)
+
+
 STATEFUL = {
     "momentum": {"strategy": {"name": "fedavgm", "ema": 0.6}},
     "adam": {"strategy": {"name": "fedadam"}, "selection": {"keep": "best"}},

@@ -90,6 +90,7 @@ class Consortium:
         self.rule = rule_of(strategy, self.layout)
         self.weights = np.zeros(6, np.float32) if start is None else start.astype(np.float32)
         self.rounds = 0
+        self.counted = {}
 
     def fit(self):
         training = TrainingSection(local_steps=1, optimizer={"name": "sgd", "lr": LR})
@@ -102,9 +103,9 @@ class Consortium:
 
     def moved(self, name):
         """Let one site train; return what leaves it."""
-        turn = Turn(
-            self.fit(), self.strategy, self.rounds + 1, self.memory(name), self.rule.control
-        )
+        counted = self.counted.get(name, 0) if self.strategy.in_step else None
+        memory, control = self.memory(name), self.rule.control
+        turn = Turn(self.fit(), self.strategy, self.rounds + 1, memory, control, counted)
         method = train_locally(turn)
         fit = next(method)
         while True:
@@ -124,9 +125,11 @@ class Consortium:
         body = TrainBody(loss=1.0, steps=moved.fitted.steps, patients=told, initial_loss=loss)
         return Reply("ok", body, update=update)
 
-    def round(self, asked=None):
-        """Run a round with some sites; return the next weights."""
-        asked = sorted(asked or self.sites)
+    def round(self, asked=None, lost=()):
+        """Run a round with some sites, of which some train in vain; return the next weights."""
+        for name in lost:
+            self.reply(name)
+        asked = sorted(asked or {*self.sites} - {*lost})
         updates = UpdateSum(self.parts, self.strategy, LR, factors=self.rule.factors(asked))
         told = {}
         for name in asked:
@@ -137,6 +140,7 @@ class Consortium:
         self.weights = self.rule.next_weights(self.weights, gathered)
         self.rule.note(told)
         self.rounds += 1
+        self.counted |= dict.fromkeys(told, self.rounds)
         return self.weights
 
     def run(self, rounds, asked=lambda round_: None):

@@ -108,3 +108,15 @@ def test_feddyn_leaves_a_part_alone_that_nobody_moved(tmp_path):
     after = ours.round(["site-0"])
     assert np.array_equal(before[3:5], after[3:5])
     assert not np.array_equal(before[:3], after[:3])
+
+
+@pytest.mark.parametrize(("name", "options"), [("scaffold", {}), ("feddyn", {"alpha": ALPHA})])
+def test_updates_that_are_lost_do_not_put_sites_and_coordinator_out_of_step(
+    tmp_path, name, options
+):
+    """What a site learned with a lost update would bend the common direction for ever."""
+    sites = sites_that_differ(steps=10)
+    ours = Consortium(strategy_of(name, **options), sites, tmp_path)
+    for round_ in range(1, 201):
+        ours.round(lost=["site-0", "site-2"] if round_ in (1, 2, 4, 9) else ())
+    assert ours.weights == pytest.approx(common_optimum(sites), abs=1e-3)

@@ -44,13 +44,13 @@ def test_a_restored_rule_goes_on_to_the_last_bit(tmp_path, name, options):
     rule = rule_of(strategy, whole.layout)
     rule.restore(load_file(tmp_path / "state.safetensors"))
     resumed = Consortium(strategy, sites, tmp_path / "sites", whole.weights)
-    resumed.rule, resumed.rounds = rule, whole.rounds
+    resumed.rule, resumed.rounds, resumed.counted = rule, whole.rounds, dict(whole.counted)
     whole.run(1)
     resumed.run(1)
     assert np.array_equal(whole.weights, resumed.weights)
     fresh = Consortium(strategy, sites, tmp_path / "sites", whole.weights)
     if rule.state() and name != "qfedavg":  # whose state is a scale that cancels out
-        fresh.rounds = whole.rounds
+        fresh.rounds, fresh.counted = whole.rounds, dict(whole.counted)
         whole.run(1)
         fresh.run(1)
         assert not np.array_equal(whole.weights, fresh.weights), "the state does nothing"
