@@ -182,3 +182,22 @@ def test_personal_files_of_a_simulation_lie_in_its_run_and_hold_no_shared_part(
     shared = load_file(tmp_path / "run" / "model.safetensors")
     head = sum(a.size for name, a in shared.items() if name.startswith("fusion."))
     assert all(np.count_nonzero(one) <= head for one in models)
+
+
+def test_a_comparator_that_the_strategy_cannot_train_is_named(tmp_path, write_site, make_study):
+    """FedBN needs normalisation layers, and the EHR alone has none."""
+    for i in range(2):
+        more = {"images": True, "first_id": 100 * i + 1, "seed": i}
+        write_site(tmp_path / "sites" / f"site-{i}", 40, **more)
+    study = make_study(
+        "ehr",
+        "image",
+        strategy={"name": "fedbn"},
+        training={"rounds": 1},
+        evaluation={"baselines": ["single_modality"]},
+    )
+    outcome = simulate(study, tmp_path / "sites", tmp_path / "run", workers=0)
+    assert any(
+        "There is no model ehr_only: " in warning and "normalisation layers" in warning
+        for warning in outcome.warnings
+    )
