@@ -84,7 +84,7 @@ def private_round(
     except UnfitTerms as error:
         logger.error("%s", error)
         raise TakesNoPart("the study's privacy terms do not fit the site") from None
-    weights = {part.name: _declared(part.name, patients, site) for part in model.parts}
+    weights = {part.name: patients if _counts(part.name, site) else 0 for part in model.parts}
     training = study.training.at_round(instruction.round)
     start = weights_of(instruction)
     fit = PrivateFit(model, start, cohort, study, training, clipped, segment, draws)
@@ -180,11 +180,9 @@ def weights_of(instruction: Instruction) -> Vector:
     return instruction.weights
 
 
-def _declared(part: str, patients: int, site: Site) -> int:
-    """Return the weight of a part of the model under differential privacy."""
-    if part == LOCAL:
-        return 0
-    return patients if part == "fusion" or site.offers(part) else 0
+def _counts(part: str, site: Site) -> bool:
+    """Whether a private update has weight in a part: by the site file, not by any patient."""
+    return part != LOCAL and (part == "fusion" or site.offers(part))
 
 
 def _weight(holders: int, patients: int, minimum: int) -> int:
