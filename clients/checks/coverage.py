@@ -68,7 +68,7 @@ def coverage_findings(coverage: Coverage, section: EhrSection, patients: int) ->
             "Check whether the site records them under further codes too.",
         )
     used, all_codes = coverage.used
-    if section.vocabulary == "listed" and all_codes:
+    if section.vocabulary == "listed" and used < all_codes:
         yield Finding(
             "note",
             "codes",

@@ -103,7 +103,7 @@ def presence_figure(present: Mapping[str, int], patients: int) -> Figure:
     """Share of patients with each modality of the study."""
     shares = [count / max(patients, 1) for count in present.values()]
     layout = axes("Share of patients", "", height=110 + 36 * len(present))
-    layout["xaxis"] |= {"range": [0, 1], "tickformat": ".0%"}
+    layout["xaxis"] |= {"range": [0, 1.1], "tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%"}
     layout["yaxis"] |= {"autorange": "reversed", "showgrid": False, "automargin": True}
     return Figure(
         "present",
@@ -125,7 +125,7 @@ def coverage_figure(coverage: Coverage, patients: int) -> Figure | None:
         return None
     shown = dict(ordered[:MOST_BARS])
     layout = axes("Share of patients", "", height=120 + 22 * len(shown))
-    layout["xaxis"] |= {"range": [0, 1], "tickformat": ".0%"}
+    layout["xaxis"] |= {"range": [0, 1.1], "tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%"}
     layout["yaxis"] |= {"showgrid": False, "automargin": True, "autorange": "reversed"}
     rest = f", the {len(shown)} rarest" if len(shown) < len(ordered) else ""
     rows = [
@@ -169,6 +169,7 @@ def values_figure(found: Sequence[Ranged]) -> Figure | None:
         "line": {"color": INK, "width": 1.4},
         "fillcolor": "#c6dce8",
         "hoverinfo": "y",
+        "showlegend": False,
     }
     layout = axes("Half-widths from the middle of the range", "", height=130 + 30 * len(shown))
     layout["xaxis"] |= {"range": [-10.5, 10.5]}

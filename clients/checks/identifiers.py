@@ -31,7 +31,7 @@ def identifier_findings(scan: Scan, notes_used: bool) -> Iterator[Finding]:
             "note",
             "identifiers",
             "text_value of IMAGE// events",
-            f"{plural(scan.texts.files, 'name')} of image files hold the subject_id of a patient",
+            f"{plural(scan.texts.files, 'name')} of image files hold their patient's subject_id",
             "They stay at the site, also in its log. Name the files anew if others see the log.",
         )
 
@@ -42,10 +42,10 @@ def _in_codes(scan: Scan) -> Iterator[Finding]:
     for kind, where in found_in(codes).items():
         for code in codes.filter(pa.array(where)).to_pylist():
             families[_family(code)].add(kind)
-    subjects = set(scan.subjects.tolist())
-    for code in scan.codes:
-        if any(int(run) in subjects for run in DIGITS.findall(code)):
-            families[_family(code)].add("subject_id of a patient")
+    for place in np.flatnonzero(scan.patients == 1):
+        own, code = int(scan.subjects[scan.holder[place]]), scan.codes[place]
+        if own in map(int, DIGITS.findall(code)):
+            families[_family(code)].add("subject_id of its patient")
     for family, kinds in sorted(families.items()):
         yield Finding(
             "warning",

@@ -33,6 +33,7 @@ class Scan:
         codes: (codes,) in the order in which they were met.
         counts: (codes,) events.
         patients: (codes,) subjects with such an event.
+        holder: (codes,) place of one of them among ``subjects``.
         valued: (codes,) events with a finite value.
         histograms: of a code's values, over ``histogram.BINS``; absent where it has none.
         months: events by month since 1970-01.
@@ -52,6 +53,7 @@ class Scan:
     codes: tuple[str, ...]
     counts: NDArray[np.int64]
     patients: NDArray[np.int64]
+    holder: NDArray[np.int64]
     valued: NDArray[np.int64]
     histograms: Mapping[int, NDArray[np.int64]]
     months: Mapping[int, int]
@@ -107,7 +109,8 @@ class _Scanner:
         self._add_pairs(code, subject)
         self._add_values(code, values)
         self._add_times(batch, code, subject, values)
-        self._texts.add(batch["text_value"], code, subject, self._codes.names)
+        names, subjects = self._codes.names, self._subjects.names
+        self._texts.add(batch["text_value"], code, subject, names, subjects)
 
     def _add_pairs(self, code: NDArray[np.int64], subject: NDArray[np.int64]) -> None:
         self._pairs.append(unique_sorted(code << 32 | subject))
@@ -176,6 +179,7 @@ class _Scanner:
             codes=tuple(self._codes.names),
             counts=self._counts.of(codes),
             patients=np.bincount(pairs >> 32, minlength=codes),
+            holder=pairs[np.searchsorted(pairs, np.arange(codes) << 32)] & 0xFFFFFFFF,
             valued=self._valued.of(codes),
             histograms=self._histograms,
             months=dict(sorted(self._months.items())),
@@ -187,7 +191,7 @@ class _Scanner:
             born=int(born.sum()),
             repeated=self._repeated,
             alike=tuple(int(n) for n in alike[alike > 1]),
-            texts=self._texts.counts(self._codes.names, self._subjects.names),
+            texts=self._texts.counts(self._codes.names, subjects),
         )
 
 

@@ -13,6 +13,7 @@ from clients.cohort import SPLITS, Patients
 from federation.pages.elements import Table, Td
 
 MOST_ROWS = 40
+LOOKS = {"blocker": "blocker", "warning": "warning", "note": "note-head"}
 
 
 def overview(check: Check) -> Iterator[tuple[str, str]]:
@@ -42,7 +43,7 @@ def findings_table(check: Check) -> Table:
     """Every finding, blockers first."""
     rows = [
         [
-            Td(one.severity, one.topic),
+            Td(one.severity, one.topic, LOOKS[one.severity]),
             Td(one.where, look="text"),
             Td(one.what, look="text"),
             Td(one.remedy, look="text"),

@@ -28,7 +28,7 @@ class TextCounts:
         texts: events with a text, by code.
         found: events in whose text a kind of identifier stands, by kind and code.
         patients: subjects with such an event, by kind.
-        files: image events whose file's name holds a subject's identifier.
+        files: image events whose file's name holds their own subject's identifier.
         words: characters of notes, in all.
     """
 
@@ -46,7 +46,7 @@ class TextScanner:
         self._texts = Growing(0)
         self._found = Counter[tuple[str, int]]()
         self._holders: dict[str, Growing] = {}
-        self._numbers: list[set[int]] = []
+        self._files = 0
         self._words = 0
 
     def add(
@@ -55,6 +55,7 @@ class TextScanner:
         code: NDArray[np.int64],
         subject: NDArray[np.int64],
         names: Sequence[str],
+        subjects: Sequence[int],
     ) -> None:
         """Count the texts of a batch.
 
@@ -63,6 +64,7 @@ class TextScanner:
             code: (events,) places among ``names``.
             subject: (events,) places of subjects.
             names: codes.
+            subjects: their identifiers.
         """
         given = column.is_valid().to_numpy(zero_copy_only=False)
         if not given.any():
@@ -78,22 +80,22 @@ class TextScanner:
                 for place, count in zip(places.tolist(), counts.tolist(), strict=True):
                     self._found[kind, place] += count
         is_file = np.array([name.startswith(IMAGE) for name in names])[code]
-        for text in texts.filter(pa.array(is_file)).to_pylist():
-            if numbers := {int(run) for run in DIGITS.findall(text)}:
-                self._numbers.append(numbers)
+        files = texts.filter(pa.array(is_file)).to_pylist()
+        for text, place in zip(files, subject[is_file].tolist(), strict=True):
+            self._files += subjects[place] in map(int, DIGITS.findall(text))
         is_note = np.array([name.startswith(NOTE) for name in names])[code]
         self._words += pc.sum(pc.utf8_length(texts.filter(pa.array(is_note)))).as_py() or 0
 
-    def counts(self, names: Sequence[str], subjects: Sequence[int]) -> TextCounts:
+    def counts(self, names: Sequence[str], subjects: int) -> TextCounts:
         """Return what was counted."""
-        texts, known = self._texts.of(len(names)), set(subjects)
+        texts = self._texts.of(len(names))
         return TextCounts(
             texts={name: int(n) for name, n in zip(names, texts, strict=True) if n},
             found={(kind, names[place]): n for (kind, place), n in sorted(self._found.items())},
             patients={
-                kind: int(holders.of(len(subjects)).sum())
+                kind: int(holders.of(subjects).sum())
                 for kind, holders in sorted(self._holders.items())
             },
-            files=sum(bool(numbers & known) for numbers in self._numbers),
+            files=self._files,
             words=self._words,
         )

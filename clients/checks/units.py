@@ -62,11 +62,18 @@ MISTAKES: tuple[Mistake, ...] = (
 
 
 def fitting(code: str) -> list[Mistake]:
-    """Return the mistakes to think of for a code: its analyte's first, then those of any.
+    """Return the mistakes to think of for a code: its analyte's, then those of any analyte.
+
+    A code that names no analyte known here, such as a number, may be any of them.
 
     >>> [m.what for m in fitting("LAB//GLUCOSE")][:2]
     ['glucose: mmol/L for mg/dL', 'glucose: mg/dL for mmol/L']
     """
-    lowered = code.lower()
-    of_it = [m for m in MISTAKES if any(word in lowered for word in m.words)]
-    return [*of_it, *(m for m in MISTAKES if m not in of_it)]
+    of_it = of_analyte(code)
+    of_any = [m for m in MISTAKES if not m.words]
+    return [*of_it, *of_any] if of_it or any(x.isalpha() for x in code[-4:]) else list(MISTAKES)
+
+
+def of_analyte(code: str) -> list[Mistake]:
+    """Return the mistakes of the analyte that a code names."""
+    return [m for m in MISTAKES if any(word in code.lower() for word in m.words)]

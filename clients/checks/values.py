@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from clients.checks.finding import Finding, named
 from clients.checks.histogram import HALF, PER_DECADE, value_of
 from clients.checks.scan import Scan
-from clients.checks.units import Mistake, fitting
+from clients.checks.units import Mistake, fitting, of_analyte
 from clients.features import LARGEST_VALUE
 from federation.vocabulary import Scale
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-FAR = 5.0
-"""Half-widths of the reference range from its middle, beyond which a value is odd."""
+FAR, FAR_BELOW = 5.0, 3.0
+"""Half-widths of the reference range from its middle, and the part of its lower end, beyond which a
+value is odd."""
+WHOLE = 0.8
+"""Share of odd values from which the whole code is in another unit."""
+GAP = 1.2
+"""Ratio by which odd values stand apart from the others if they are in another unit."""
 FEWEST = 20
 FEW_STRAY = 10
 
@@ -64,7 +69,7 @@ def value_findings(found: Sequence[Ranged]) -> Iterator[Finding]:
     for one in found:
         if one.mistake is None:
             continue
-        whole = one.strays > 0.8 * one.values
+        whole = one.strays > WHOLE * one.values
         share = "all" if one.strays == one.values else f"{one.strays:,} of {one.values:,}"
         yield Finding(
             "blocker" if whole else "warning",
@@ -133,7 +138,7 @@ def two_clusters(code: str, counts: NDArray[np.int64]) -> tuple[Mistake, int] | 
     """
     positive = counts[HALF + 1 :].astype(np.float64)
     total = positive.sum()
-    analyte = [m for m in fitting(code) if m.words and _names(code, m)]
+    analyte = of_analyte(code)
     if total < 2 * FEWEST or not analyte or np.count_nonzero(positive) < 8:
         return None
     occupied = np.flatnonzero(positive)
@@ -151,10 +156,6 @@ def two_clusters(code: str, counts: NDArray[np.int64]) -> tuple[Mistake, int] | 
     return None
 
 
-def _names(code: str, mistake: Mistake) -> bool:
-    return any(word in code.lower() for word in mistake.words)
-
-
 def _median(counts: NDArray[np.float64], start: int) -> float:
     total = np.cumsum(counts)
     place = int(np.searchsorted(total, total[-1] / 2)) + start
@@ -168,10 +169,11 @@ def _ranged(code: str, low: float, high: float, values: NDArray[np.float64]) -> 
         return np.abs((of - scale.center) / scale.width)
 
     distance = scaled(values)
-    far = values[distance > FAR]
+    odd = (distance > FAR) | (values < low / FAR_BELOW if low > 0 else False)
+    far = values[odd]
     mistake = None
-    if len(far) >= max(FEW_STRAY, 0.005 * len(values)):
-        mistake = next((m for m in fitting(code) if _explains(m, far, scaled)), None)
+    if len(far) >= max(FEW_STRAY, 0.005 * len(values)) and _apart(far, values[~odd]):
+        mistake = next((m for m in fitting(code) if (scaled(m.undo(far)) < 2).mean() > 0.8), None)
     return Ranged(
         code,
         low,
@@ -185,7 +187,10 @@ def _ranged(code: str, low: float, high: float, values: NDArray[np.float64]) -> 
     )
 
 
-def _explains(mistake: Mistake, far: NDArray[np.float64], scaled: object) -> bool:
-    """Whether most odd values would be quite usual ones after the change."""
-    assert callable(scaled)
-    return bool((scaled(mistake.undo(far)) < 2).mean() > 0.8)
+def _apart(far: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    """Whether odd values are a group of their own, and not the tail of the others."""
+    if len(far) > WHOLE * (len(far) + len(others)):
+        return True
+    low, high = np.quantile(far, (0.02, 0.98))
+    least, most = np.quantile(others, (0.02, 0.98))
+    return bool(low > GAP * max(most, 0.0) or max(high, 0.0) * GAP < least)
