@@ -11,16 +11,17 @@ import numpy as np
 from clients.checks.coverage import Coverage
 from clients.checks.values import QUANTILES, Ranged
 from clients.cohort import SPLITS, Patients
+from clients.features import LARGEST_VALUE
 from federation.pages.elements import COLOURS, INK, MUTED, Figure, Table, Td, axes
 from federation.vocabulary import AGE, Scale
 
 MOST_BARS = 40
-LEFT = 190
-"""Pixels for the names of codes beside a bar."""
 
 
-def months_figure(months: Mapping[int, int]) -> Figure:
-    """Events by month, or by year where there are many."""
+def months_figure(months: Mapping[int, int]) -> Figure | None:
+    """Events by month, or by year where there are many; None if all are of one month."""
+    if len(months) < 2:
+        return None
     by_year = len(months) > 120
     counted: dict[str, int] = {}
     for month, count in months.items():
@@ -172,7 +173,8 @@ def values_figure(found: Sequence[Ranged]) -> Figure | None:
         "showlegend": False,
     }
     layout = axes("Half-widths from the middle of the range", "", height=130 + 30 * len(shown))
-    layout["xaxis"] |= {"range": [-10.5, 10.5]}
+    reach = max(2.0, *(max(abs(_clipped(q[0])), abs(_clipped(q[4]))) for q in scaled)) + 0.5
+    layout["xaxis"] |= {"range": [-reach, reach]}
     layout["yaxis"] |= {"showgrid": False, "automargin": True, "autorange": "reversed"}
     layout["shapes"] = [
         {"type": "rect", "layer": "below", "x0": -1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper",
@@ -193,7 +195,7 @@ def values_figure(found: Sequence[Ranged]) -> Figure | None:
         "values",
         "Values beside the study's reference ranges",
         "Median, quartiles, 1st and 99th percentile of each code's values; the band is the "
-        "reference range. Beyond 10, training clips.",
+        "reference range. Training clips values at 10 half-widths, as this figure does.",
         {"data": [boxes], "layout": layout},
         Table(
             "Values beside the study's reference ranges",
@@ -222,7 +224,7 @@ def _sideways(names: Sequence[str], shares: Sequence[float]) -> dict[str, Any]:
 
 
 def _clipped(value: float) -> float:
-    return round(min(max(value, -10.5), 10.5), 4)
+    return round(min(max(value, -LARGEST_VALUE), LARGEST_VALUE), 4)
 
 
 def _escaped(name: str) -> str:

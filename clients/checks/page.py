@@ -76,9 +76,9 @@ def facts(check: Check) -> Iterator[Fact]:
 
 def _figures(check: Check) -> Iterator[Figure]:
     evidence = check.evidence
-    if evidence.scan and evidence.scan.months:
-        yield figures.months_figure(evidence.scan.months)
-    patients = evidence.patients
+    scan, patients = evidence.scan, evidence.patients
+    if scan is not None and (figure := figures.months_figure(scan.months)):
+        yield figure
     if patients is None:
         return
     drawn = [
@@ -88,7 +88,7 @@ def _figures(check: Check) -> Iterator[Figure]:
         figures.coverage_figure(evidence.coverage, len(patients)) if evidence.coverage else None,
         figures.values_figure(evidence.values),
     ]
-    yield from (figure for figure in drawn if figure is not None)
+    yield from (one for one in drawn if one is not None)
 
 
 def _tables(check: Check) -> Iterator[tuple[str, Table]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +23,11 @@ FAR, FAR_BELOW = 5.0, 3.0
 value is odd."""
 WHOLE = 0.8
 """Share of odd values from which the whole code is in another unit."""
-GAP = 1.2
-"""Ratio by which odd values stand apart from the others if they are in another unit."""
+GAP, GAP_OF_ANY = 1.2, 2.0
+"""Ratios by which odd values stand apart from the others if they are in another unit: for a change
+that goes with the analyte, and for one of any analyte, which the end of a tail may fit as well."""
 FEWEST = 20
+TINY = 1e-9
 FEW_STRAY = 10
 
 
@@ -172,8 +175,10 @@ def _ranged(code: str, low: float, high: float, values: NDArray[np.float64]) -> 
     odd = (distance > FAR) | (values < low / FAR_BELOW if low > 0 else False)
     far = values[odd]
     mistake = None
-    if len(far) >= max(FEW_STRAY, 0.005 * len(values)) and _apart(far, values[~odd]):
-        mistake = next((m for m in fitting(code) if (scaled(m.undo(far)) < 2).mean() > 0.8), None)
+    if len(far) >= max(FEW_STRAY, 0.005 * len(values)):
+        gap = _gap(far, values[~odd])
+        possible = [m for m in fitting(code) if gap > (GAP if m.words else GAP_OF_ANY)]
+        mistake = next((m for m in possible if (scaled(m.undo(far)) < 2).mean() > 0.8), None)
     return Ranged(
         code,
         low,
@@ -187,10 +192,9 @@ def _ranged(code: str, low: float, high: float, values: NDArray[np.float64]) -> 
     )
 
 
-def _apart(far: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
-    """Whether odd values are a group of their own, and not the tail of the others."""
+def _gap(far: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Return by which ratio odd values are apart from the others; infinite if they are the rule."""
     if len(far) > WHOLE * (len(far) + len(others)):
-        return True
-    low, high = np.quantile(far, (0.02, 0.98))
-    least, most = np.quantile(others, (0.02, 0.98))
-    return bool(low > GAP * max(most, 0.0) or max(high, 0.0) * GAP < least)
+        return math.inf
+    least, most = np.quantile(others, (0.001, 0.999))
+    return float(max(far.min() / max(most, TINY), least / max(far.max(), TINY)))
