@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from clients.exclusion import excluded_patients
 from clients.labels import labels_by_rule, labels_of_file
+from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site
 from clients.sources import meds
 from clients.sources.registry import event_batches
@@ -48,7 +47,8 @@ class Patients:
     """The patients of one site for one task; row i is one person everywhere.
 
     Attributes:
-        subject_ids: (patients,) int64, ascending; they never leave the site.
+        subject_ids: (patients,) int64, each patient's pseudonym under the site's key, in the
+            order of the identifiers; those are gone from here on, and neither leaves the site.
         labels: (patients,) float32, 0 or 1.
         events: rows of (row, hours_before, code, numeric_value, text_value), oldest first within
             a patient, none later than the patient's prediction time; ``hours_before`` is NaN
@@ -117,9 +117,10 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     past = _of_kept(timeline.events, kept)
     _count_notices(timeline, told, labels, kept, notices)
     labels = labels[kept].reset_index(drop=True)
-    splits = _split(labels, split, site)
+    hashed = pseudonyms(labels["subject_id"].to_numpy(), site.patient_key())
+    splits = _split(labels, split, site, hashed)
     return Patients(
-        subject_ids=labels["subject_id"].to_numpy(),
+        subject_ids=hashed,
         labels=labels["label"].to_numpy(np.float32),
         events=past,
         splits=splits,
@@ -232,7 +233,9 @@ def _count_notices(
             notices[reason] += count
 
 
-def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split, NDArray[np.int64]]:
+def _split(
+    labels: pd.DataFrame, split: SplitSection, site: Site, hashed: NDArray[np.int64]
+) -> dict[Split, NDArray[np.int64]]:
     if split.by == "given":
         return {name: np.flatnonzero(labels["split"] == name) for name in SPLITS}
     if split.by == "time":
@@ -246,7 +249,7 @@ def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split,
             )
         place = places(times)
     else:
-        place = hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
+        place = split_places(hashed)
     fractions = split.fractions
     bounds = np.cumsum([fractions.train, fractions.tuning])
     which = np.searchsorted(bounds, place, side="right")
@@ -257,16 +260,6 @@ def _arrival(labels: pd.DataFrame, train: NDArray[np.int64]) -> NDArray[np.float
     arrival = np.full(len(labels), np.nan)
     arrival[train] = places(labels["prediction_time"].to_numpy()[train])
     return arrival
-
-
-def hashed_places(subjects: NDArray[np.int64], key: bytes) -> NDArray[np.float64]:
-    """Map each patient to [0, 1) by a keyed hash: stable, and unguessable without the key."""
-
-    def place(subject: int) -> float:
-        digest = hmac.digest(key, str(subject).encode(), hashlib.sha256)
-        return int.from_bytes(digest[:7], "big") / 2**56
-
-    return np.array([place(int(subject)) for subject in subjects])
 
 
 def _levels(attribute: str, events: pd.DataFrame, labels: pd.DataFrame) -> NDArray[np.str_]:

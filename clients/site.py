@@ -171,7 +171,7 @@ def find_sites(folder: Path) -> list[Path]:
 
 def _draw_key(path: Path) -> None:
     """Write a new key under its name at once, whole, or not at all if another process was first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.cohort import SPLITS, hashed_places
+from clients.cohort import SPLITS
+from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site, find_sites, load_site
 from federation.errors import UserError
 from federation.study import Fractions
@@ -217,7 +218,7 @@ def _training(tables: SiteTables) -> NDArray[np.bool_]:
         return np.array([tables.splits.get(int(s)) == SPLITS[0] for s in subjects])
     if not (tables.site.state / "patient.key").is_file():
         return np.ones(len(subjects), bool)
-    return hashed_places(subjects, tables.site.patient_key()) < Fractions().train
+    return split_places(pseudonyms(subjects, tables.site.patient_key())) < Fractions().train
 
 
 def _share(summary: Summary) -> float:
