@@ -20,9 +20,9 @@ import tomli_w
 from numpy.typing import NDArray
 
 from clients.site import Site, load_site
+from clients.store import no_room
 from federation.errors import UserError
 from federation.validation import read_toml
-from simulations.store import no_room
 
 SITE_FILE = "site.toml"
 STATE = "state"
