@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from clients.images.settings import IMAGE_FILES, ImagesSection, NotesSection
 from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
 
@@ -30,19 +31,6 @@ class EventsSection(Section):
 
     format: Literal["meds"]
     path: str
-
-
-class ImagesSection(Section):
-    """A folder of DICOM files, to which ``IMAGE//`` events point."""
-
-    format: Literal["dicom"]
-    path: str
-
-
-class NotesSection(Section):
-    """Notes held as ``NOTE//`` events."""
-
-    format: Literal["meds"]
 
 
 class DataSection(Section):
@@ -89,6 +77,7 @@ class Site:
     settings: SiteFile
     events: Path
     images: Path | None
+    notes: Path | None
     labels: Path
     state: Path
 
@@ -147,7 +136,10 @@ def load_site(path: Path) -> Site:
         events=_existing(file, "data.events.path", data.events.path, "the MEDS events"),
         images=None
         if images is None
-        else _existing(file, "data.images.path", images.path, "the .dcm files"),
+        else _existing(file, "data.images.path", images.path, IMAGE_FILES[images.format]),
+        notes=None
+        if data.notes is None or data.notes.path is None
+        else _existing(file, "data.notes.path", data.notes.path, "the note files"),
         labels=_existing(file, "data.labels", data.labels, "the labels", folder=False),
         state=file.parent / settings.site.state,
     )
