@@ -85,16 +85,29 @@ def _files(site: Site) -> Iterator[tuple[str, Path]]:
         yield f"events/{file.relative_to(site.events)}", file
     if site.labels is not None:
         yield "labels", site.labels
-    exclude = site.settings.data.exclude
-    if exclude is not None:
-        for path in (exclude.hashes, exclude.key, exclude.identifiers):
-            if path is not None:
-                yield f"exclude/{path}", site.file.parent / path
+    if site.notes is not None:
+        for file in _below(site, site.notes):
+            yield f"notes/{file.relative_to(site.notes)}", file
+    for path in _named(site):
+        yield f"named/{path}", site.file.parent / path
+
+
+def _named(site: Site) -> Iterator[str]:
+    """Yield the single files that the site file names beside the folders."""
+    data = site.settings.data
+    for section in (data.images, data.notes):
+        if section is not None and section.link is not None:
+            yield from filter(None, (section.link.table, section.link.identifiers))
+    if data.exclude is not None:
+        yield data.exclude.hashes
+        yield data.exclude.key
+        if data.exclude.identifiers is not None:
+            yield data.exclude.identifiers
 
 
 def _below(site: Site, folder: Path) -> list[Path]:
     """Return the files of a folder, without the state and the images where they lie in it."""
-    others = [site.state, *([site.images] if site.images else [])]
+    others = [site.state, *filter(None, (site.images, site.notes))]
     apart = [other for other in others if other != folder]
     return [
         file

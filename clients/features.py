@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.cohort import Patients
-from clients.sources.dicom import UnreadableImage, read_image
+from clients.images.picture import View
+from clients.images.pool import spread
+from clients.images.read import picture_or_reason
+from clients.images.settings import ImagesSection
 from federation.models.text import PADDING
 from federation.study import EhrSection, ImageSection, TextSection
 from federation.vocabulary import CodeMoments, Vocabulary, bucket_of
@@ -109,8 +113,21 @@ def code_moments(
     return found
 
 
-def image_tensor(patients: Patients, section: ImageSection, folder: Path | None) -> ModalityTensor:
+def image_tensor(
+    patients: Patients,
+    section: ImageSection,
+    folder: Path | None,
+    settings: ImagesSection | None = None,
+    workers: int = 0,
+) -> ModalityTensor:
     """Read each patient's newest readable image.
+
+    Args:
+        patients: whose ``IMAGE//`` events name files.
+        section: the study's.
+        folder: of the images; None if the site has none.
+        settings: ``[data.images]`` of the site file; None reads DICOM with its defaults.
+        workers: processes that decode; 0 decodes in this one.
 
     Returns:
         (patients, 1, size, size) float32 in [0, 1].
@@ -122,14 +139,26 @@ def image_tensor(patients: Patients, section: ImageSection, folder: Path | None)
     rows, files = _newest_first(patients.events, "IMAGE//")
     if folder is not None and not rows:
         unusable["image: offered, but no event names a file"] = set(range(len(patients)))
-    for row, file in zip(rows, files, strict=True):
-        if folder is None or present[row]:
-            continue
-        try:
-            values[row, 0] = read_image(_inside(folder, file), size)
-            present[row] = True
-        except UnreadableImage as error:
-            unusable.setdefault(f"image: {error}", set()).add(row)
+    waiting: dict[int, list[str]] = {}
+    for row, file in zip(rows, files, strict=True) if folder is not None else ():
+        waiting.setdefault(row, []).append(file)
+    read = partial(
+        picture_or_reason,
+        folder=folder or Path(),
+        size=size,
+        view=settings.view if settings else View(),
+        kind=settings.format if settings else "dicom",
+    )
+    while waiting:  # all patients' newest first, then the next of those whose could not be read
+        asked = list(waiting)
+        for place, found in spread(read, [waiting[row].pop(0) for row in asked], workers):
+            row = asked[place]
+            if isinstance(found, np.ndarray):
+                values[row, 0], present[row] = found, True
+            else:
+                reason = found or "the decoder crashed"
+                unusable.setdefault(f"image: {reason}", set()).add(row)
+        waiting = {row: files for row, files in waiting.items() if files and not present[row]}
     counted = {reason: len(rows) for reason, rows in unusable.items()}
     return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), counted)
 
@@ -273,13 +302,3 @@ def _newest_first(events: pd.DataFrame, prefix: str) -> tuple[list[int], list[st
     codes = [code for code in events["code"].cat.categories if code.startswith(prefix)]
     chosen = events[events["code"].isin(codes) & events["text_value"].notna()].iloc[::-1]
     return chosen["row"].tolist(), chosen["text_value"].tolist()
-
-
-def _inside(folder: Path, file: str) -> Path:
-    try:
-        path = (folder / file).resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
-        raise UnreadableImage("not a file name") from None
-    if not path.is_relative_to(folder.resolve()):
-        raise UnreadableImage("the path leads out of the data folder")
-    return path

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from clients.images.settings import IMAGE_FILES, ImagesSection, NotesSection
 from clients.sources.settings import EventsSection, ExcludeSection, LabelsSection
 from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
@@ -24,19 +25,6 @@ class SiteSection(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     state: str = "state"
-
-
-class ImagesSection(Section):
-    """A folder of DICOM files, to which ``IMAGE//`` events point."""
-
-    format: Literal["dicom"]
-    path: str
-
-
-class NotesSection(Section):
-    """Notes held as ``NOTE//`` events."""
-
-    format: Literal["meds"]
 
 
 class DataSection(Section):
@@ -84,6 +72,7 @@ class Site:
     settings: SiteFile
     events: Path
     images: Path | None
+    notes: Path | None
     labels: Path | None
     """None where labels are derived from the events by a rule."""
     state: Path
@@ -143,7 +132,10 @@ def load_site(path: Path) -> Site:
         events=_existing(file, "data.events.path", data.events.path, "the events"),
         images=None
         if images is None
-        else _existing(file, "data.images.path", images.path, "the .dcm files"),
+        else _existing(file, "data.images.path", images.path, IMAGE_FILES[images.format]),
+        notes=None
+        if data.notes is None or data.notes.path is None
+        else _existing(file, "data.notes.path", data.notes.path, "the note files"),
         labels=_existing(file, "data.labels", data.labels, "the labels", folder=False)
         if isinstance(data.labels, str)
         else None,

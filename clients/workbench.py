@@ -14,6 +14,7 @@ from torch import Tensor
 from clients.cohort import Patients, read_patients
 from clients.contents import images_state, site_store
 from clients.features import ModalityTensor, ehr_tensor, image_tensor, text_tensor
+from clients.images.pool import all_cores
 from clients.ledger import Ledger, site_ledger
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
@@ -215,7 +216,13 @@ class Workbench:
             yield (
                 "image",
                 (*task, repr(image), self._once(("images", file), lambda: images_state(site))),
-                lambda: image_tensor(self.patients(file, study), image, site.images),
+                lambda: image_tensor(
+                    self.patients(file, study),
+                    image,
+                    site.images,
+                    site.settings.data.images,
+                    0 if self.simulated else all_cores(),
+                ),
             )
         if (text := modalities.text) is not None:
             offered = site.settings.data.notes is not None
