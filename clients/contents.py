@@ -45,7 +45,7 @@ def site_store(site: Site) -> CohortStore:
 
 
 def content_of(site: Site) -> str:
-    """Return a hash of all that a site's cohorts follow from, but images.
+    """Return a hash of all that a site's cohorts follow from, but pixels.
 
     Raises:
         UserError: if a file cannot be read.
@@ -55,6 +55,9 @@ def content_of(site: Site) -> str:
     told = hashlib.sha256()
     told.update(f"{FORM} {version('wardround')} {site.settings.data!r}".encode())
     told.update(hashlib.sha256(site.patient_key()).digest())
+    images = site.settings.data.images
+    if images is not None and images.link is not None:  # then the files say who has one
+        told.update(images_state(site).encode())
     for name, file in _files(site):
         try:
             stamp = _stamp(file)
