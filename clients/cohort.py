@@ -273,8 +273,11 @@ def _levels(attribute: str, events: pd.DataFrame, labels: pd.DataFrame) -> NDArr
     prefixes = {"sex": ("GENDER//", "SEX//"), "ethnicity": ("ETHNICITY//", "RACE//")}[attribute]
     namer = {"sex": sex_level, "ethnicity": ethnicity_level}[attribute]
     chosen = [code for code in events["code"].cat.categories if code.startswith(prefixes)]
-    for code in chosen:
-        levels[events.loc[events["code"] == code, "row"]] = namer(code.partition("//")[2])
+    # Hispanics have a race too, where both are told: the later one stays, unless it says nothing.
+    for code in sorted(chosen, key=lambda code: (code.startswith("ETHNICITY"), code)):
+        rows, level = events.loc[events["code"] == code, "row"], namer(code.partition("//")[2])
+        if level != UNKNOWN:
+            levels[rows] = level
     return levels
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -124,37 +126,38 @@ def _csv_names(file: Path, layout: Layout) -> list[str]:
     said = _said(file, "not a readable text file (damaged, or truncated gzip)")
     with said, pa.input_stream(str(file), compression="detect") as stream:
         start = stream.read(LARGEST_HEADER)
-    text = _decoded(file, start.partition(b"\n")[0], layout)
-    header = next(csv.reader(io.StringIO(text.lstrip("\ufeff")), delimiter=layout.delimiter), [])
+    text = _decoded(file, start, layout).lstrip("\ufeff").partition("\n")[0]
+    header = next(csv.reader(io.StringIO(text), delimiter=layout.delimiter), [])
     if not header:
         raise UserError(file, "is empty; expected a header line with the names of the columns")
     return [name.strip() for name in header]
 
 
-def _decoded(file: Path, line: bytes, layout: Layout) -> str:
+def _decoded(file: Path, start: bytes, layout: Layout) -> str:
+    """Return the start of a file as text, whose first line is whole."""
     try:
-        return line.decode(layout.encoding)
+        decoder = codecs.getincrementaldecoder(layout.encoding)("replace")
     except LookupError:
         raise UserError(file, f'"{layout.encoding}" is no encoding', field="encoding") from None
-    except UnicodeDecodeError:
-        raise _not_text(file, layout, "the header") from None
+    text = decoder.decode(start)
+    if "\ufffd" in text.partition("\n")[0]:
+        raise _not_text(file, layout, "the header")
+    return text
 
 
 def _csv_batches(
     file: Path, names: Sequence[str], chosen: Mapping[str, str], layout: Layout
 ) -> Iterator[pa.RecordBatch]:
-    ragged: list[int | None] = []
-
-    def refuse(row: pacsv.InvalidRow) -> str:
-        ragged.append(row.number)
-        return "error"
-
     unique = [f"{i}" for i in range(len(names))]  # a table may hold names twice that nobody wants
     kinds = {unique[list(names).index(name)]: pa.binary() for name in chosen.values()}
     back = {unique[list(names).index(name)]: name for name in chosen.values()}
-    said = _said(file, "not a readable text file (damaged, or truncated gzip)", ragged)
+    said = _said(
+        file,
+        "not a readable text file (damaged, or truncated gzip)",
+        above=0 if layout.names else 1,
+    )
     with said, pa.input_stream(str(file), compression="detect") as stream:
-        reader = pacsv.open_csv(
+        reader = _opened(
             _as_utf8(stream, layout),
             read_options=pacsv.ReadOptions(
                 use_threads=False,  # else an invalid row has no number
@@ -166,7 +169,6 @@ def _csv_batches(
                 delimiter=layout.delimiter,
                 newlines_in_values=layout.quoted,
                 quote_char='"' if layout.quoted else False,
-                invalid_row_handler=refuse,
             ),
             convert_options=pacsv.ConvertOptions(
                 column_types=kinds,
@@ -176,10 +178,20 @@ def _csv_batches(
             ),
         )
         first = 1
-        for batch in reader:
+        for batch in reader or ():
             arrays = [_text(file, back[name], batch.column(name), first, layout) for name in kinds]
             yield pa.RecordBatch.from_arrays(arrays, names=[back[name] for name in kinds])
             first += len(batch)
+
+
+def _opened(stream: pa.NativeFile, **options: Any) -> pacsv.CSVStreamingReader | None:
+    """Open a stream; None if nothing follows the header."""
+    try:
+        return pacsv.open_csv(stream, **options)
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):
+            return None
+        raise
 
 
 def _text(file: Path, name: str, column: pa.Array, first: int, layout: Layout) -> pa.Array:
@@ -210,8 +222,14 @@ def _as_utf8(stream: pa.NativeFile, layout: Layout) -> pa.NativeFile:
 
 
 @contextmanager
-def _said(file: Path, problem: str, ragged: Sequence[int | None] = ()) -> Iterator[None]:
-    """Turn what Arrow says, which may quote a row, into a message without it."""
+def _said(file: Path, problem: str, above: int = 0) -> Iterator[None]:
+    """Turn what Arrow says, which may quote a row, into a message without it.
+
+    Args:
+        file: being read.
+        problem: what to say of anything else than a row of the wrong length.
+        above: rows of the file that are not counted, such as a header.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -225,12 +243,11 @@ def _said(file: Path, problem: str, ragged: Sequence[int | None] = ()) -> Iterat
         OSError,
         EOFError,
     ) as error:
-        if ragged:
-            where = "" if ragged[0] is None else f"row {ragged[0]}"
+        if found := re.match(r"CSV parse error: Row #(\d+): Expected \d+ columns", str(error)):
             raise UserError(
                 file,
                 "has more or fewer fields than the header",
-                field=where,
+                field=f"row {int(found.group(1)) - above}",
                 remedy='Check "delimiter" and the quoting of that row.',
             ) from None
         if "straddling" in str(error) or "block" in str(error).lower():

@@ -71,6 +71,8 @@ def _opened(file: Path) -> IO[bytes] | gzip.GzipFile:
 def _object(file: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
+        if b"\\ud" in line or b"\\uD" in line:
+            json.dumps(found, ensure_ascii=False).encode()  # half of a pair is no text
     except (ValueError, RecursionError):  # not JSON, not UTF-8, nested without end
         found = None
     if not isinstance(found, dict):

@@ -154,7 +154,7 @@ class _Table:
         assert self.table.code is not None
         pieces = self.table.code.replace("}", "{").split("{")
         parts = [
-            read_words(rows.columns[piece], (*NO_VALUE, *self.table.missing)) if i % 2 else piece
+            read_words(rows.columns[piece], ("", *self.table.missing)) if i % 2 else piece
             for i, piece in enumerate(pieces)
         ]
         if len(parts) == 1:
