@@ -82,7 +82,7 @@ def apply_plan(
     for position, (place, site) in enumerate(sites.items(), start=1):
         before = read_tables(site)
         if before.patients.empty:
-            raise UserError(site.labels, "no subject has events and a label of 0 or 1")
+            raise UserError(site.labels or site.file, "no subject has events and a label of 0 or 1")
         done = list((done_before or {}).get(site.name, ()))
         after, applied = _shifted(before, plan, names, {one.number for one in done})
         done = sorted([*done, *applied], key=lambda one: one.number)
