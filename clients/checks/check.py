@@ -21,11 +21,12 @@ from clients.checks.rehearsal import RehearsalBench, Step, rehearse
 from clients.checks.scan import Scan, scan_events
 from clients.checks.signals import Signal, signals
 from clients.checks.state import blocked, state_findings
-from clients.checks.stream import site_events
 from clients.checks.study import modality_findings, study_findings
 from clients.checks.values import Ranged, cluster_findings, ranged_values, value_findings
-from clients.cohort import Patients
+from clients.cohort import Patients, site_events
 from clients.site import Site, load_site
+from clients.sources.schema import Told
+from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
 from federation.study import Study
 
@@ -133,12 +134,14 @@ def check_site(path: Path, study: Study | None, tell: Tell) -> Check:
 def _findings(site: Site, study: Study | None, evidence: Evidence, tell: Tell) -> Iterator[Finding]:
     yield from state_findings(site)
     tell("events: reading all of them")
+    told = Told()
     try:
-        scan = evidence.scan = scan_events(site_events(site))
+        events = site_events(site, SubjectIds(site.patient_key), told)
+        scan = evidence.scan = scan_events(events)
     except UserError as error:
         yield blocked(error, "events")
         return
-    yield from event_findings(scan)
+    yield from event_findings(scan, told)
     yield from identifier_findings(scan, notes_used=site.offers("text"))
     if site.images is not None:
         tell("images: opening files")

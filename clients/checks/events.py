@@ -6,10 +6,19 @@ from collections.abc import Iterator
 
 from clients.checks.finding import Finding, named, plural
 from clients.checks.scan import Scan
+from clients.sources.schema import Told
 
 
-def event_findings(scan: Scan) -> Iterator[Finding]:
-    """Report times that cannot be, and duplicates."""
+def event_findings(scan: Scan, told: Told) -> Iterator[Finding]:
+    """Report times that cannot be, duplicates, and what of the export became no event."""
+    for reason, count in told.rows.most_common():
+        yield Finding(
+            "warning" if count > 0.01 * scan.events else "note",
+            "events",
+            "data.events",
+            f"{plural(count, 'row')} of the export became no event: {reason}",
+            "Right if they are not meant; otherwise correct the export or the mapping.",
+        )
     if not scan.events:
         yield Finding(
             "blocker", "events", "data.events", "there is no event", "Check data.events.path."

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.checks.scan import scan_events
-from clients.checks.stream import site_events
+from clients.cohort import site_events
 from clients.site import load_site
-from clients.sources.meds import EVENT_COLUMNS
+from clients.sources.schema import EVENT_COLUMNS, Told
+from clients.sources.subjects import SubjectIds
 
 NOON = datetime(2024, 6, 1, 12)
 DAY = timedelta(days=1)
@@ -87,7 +88,8 @@ def test_events_before_birth_are_counted_by_subject_wherever_the_birth_stands():
 
 
 def test_scan_of_the_mimic_demo_agrees_with_its_files(mimic_site):
-    scan = scan_events(site_events(load_site(mimic_site)))
+    site = load_site(mimic_site)
+    scan = scan_events(site_events(site, SubjectIds(site.patient_key), Told()))
     assert (scan.events, len(scan.subjects), scan.born) == (916_166, 100, 100)
     assert scan.texts.found == {}, "the demo is de-identified"
 
