@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from clients.exclusion import excluded_patients
@@ -17,7 +16,7 @@ from clients.labels import labels_by_rule, labels_of_file
 from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site
 from clients.sources import meds
-from clients.sources.registry import event_batches
+from clients.sources.registry import site_events
 from clients.sources.schema import Told
 from clients.sources.settings import LabelRule
 from clients.sources.subjects import SubjectIds
@@ -129,11 +128,6 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
         notices=dict(notices),
         arrival=_arrival(labels, splits["train"]),
     )
-
-
-def site_events(site: Site, subjects: SubjectIds, told: Told) -> Iterator[pa.RecordBatch]:
-    """Stream a site's events, whatever their format; see `clients.sources.registry`."""
-    return event_batches(site.settings.data.events, site.events, subjects, told)
 
 
 def _check_label(site: Site, task: TaskSection) -> None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clients.site import Site
 from clients.sources.columns import Layout, no_nulls, read_rows
 from clients.sources.parsing import read_words
+from clients.sources.registry import site_events
 from clients.sources.settings import ExcludeSection
 from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
@@ -55,13 +58,27 @@ def excluded_patients(
     return np.array([shared_hash(name(int(one)), key) in hashes for one in of], bool)
 
 
-def patient_hashes(
-    section: ExcludeSection, folder: Path, subjects: SubjectIds, of: Iterable[int]
-) -> list[str]:
-    """Return the hashes of a site's patients in order, which tells nothing of them."""
-    name = _namer(section, folder, subjects)
-    key = read_key(folder / section.key)
-    return sorted({shared_hash(name(one), key) for one in of})
+def patient_hashes(site: Site) -> list[str]:
+    """Return the hashes of all patients who have events, in an order that tells nothing of them.
+
+    Raises:
+        UserError: if the site file has no ``[data.exclude]``, or a file cannot be read.
+    """
+    section, folder = site.settings.data.exclude, site.file.parent
+    if section is None:
+        raise UserError(
+            site.file,
+            "is missing; it names the key that the sites share",
+            field="data.exclude",
+            remedy='Give exclude = { hashes = "shared-patients.txt", key = "shared.key" }; the '
+            "list may be empty at first.",
+        )
+    subjects = SubjectIds(site.patient_key)
+    everyone: set[int] = set()
+    for batch in site_events(site, subjects):
+        everyone.update(pc.unique(batch["subject_id"]).to_pylist())
+    name, key = _namer(section, folder, subjects), read_key(folder / section.key)
+    return sorted({shared_hash(name(one), key) for one in everyone})
 
 
 def read_key(file: Path) -> bytes:
@@ -109,7 +126,7 @@ def _namer(section: ExcludeSection, folder: Path, subjects: SubjectIds) -> Calla
         if subject not in found:
             raise UserError(
                 file,
-                "a patient of the labels has no identifier here",
+                "a patient has no identifier here",
                 remedy="Give one row for each patient, or their own unique text.",
             )
         return found[subject]

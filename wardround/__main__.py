@@ -9,7 +9,7 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, ledger, run, site, site_check, sweep
+from wardround import data, ledger, run, site, site_check, site_hashes, sweep
 
 cli = typer.Typer(
     name="wardround",
@@ -36,6 +36,7 @@ data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
 site_check.register(site.site)
+site_hashes.register(site.site)
 site.register(cli)
 
 

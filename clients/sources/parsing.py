@@ -84,7 +84,9 @@ def read_numbers(
     """
     kind = column.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        return _from_text(read_words(column, missing), decimal, values)
+        found = _from_text(read_words(column, missing), decimal, values)
+        # "-1" stands for "-1.0" too, as a table written by a program has it.
+        return Numbers(_without_markers(found.values, missing), found.limit, found.bad)
     numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return _with_limits(_without_markers(numbers, missing), np.zeros(len(numbers), bool))
 

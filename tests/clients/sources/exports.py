@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from clients.cohort import read_patients
 from clients.site import load_site
-from clients.sources.registry import event_batches
+from clients.sources.registry import site_events
 from clients.sources.schema import EVENT_SCHEMA, Told
 from clients.sources.subjects import SubjectIds
 from federation.study import SplitSection, TaskSection
@@ -114,7 +114,7 @@ def events_of(folder: Path):
     """Read all events of a site as a data frame, and what the reader tells."""
     site, told = load_site(folder), Told()
     ids = SubjectIds(lambda: KEY)
-    batches = list(event_batches(site.settings.data.events, site.events, ids, told))
+    batches = list(site_events(site, ids, told))
     assert all(batch.schema == EVENT_SCHEMA for batch in batches)
     return pa.Table.from_batches(batches, EVENT_SCHEMA).to_pandas(), told
 

@@ -179,6 +179,13 @@ def test_uci_files_through_the_mapping_equal_what_the_dataset_s_own_converter_wr
     assert len(ours) > 1400
 
 
+def test_marker_of_a_missing_number_is_that_number_however_it_is_written():
+    for column in (["-1", "-1.0", "-1e0", "1"], [-1, -1, -1, 1], [-1.0, -1.0, -1.0, 1.0]):
+        found = read_numbers(pa.array(column), ("-1",))
+        assert np.isnan(found.values).tolist() == [True, True, True, False]
+        assert not found.bad.any()
+
+
 @given(st.lists(st.floats(-1e30, 1e30) | st.integers(-(10**9), 10**9) | st.none(), max_size=20))
 def test_numbers_written_as_text_are_read_back(numbers):
     found = read_numbers(
