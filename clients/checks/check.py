@@ -23,10 +23,10 @@ from clients.checks.signals import Signal, signals
 from clients.checks.state import blocked, state_findings
 from clients.checks.study import modality_findings, study_findings
 from clients.checks.values import Ranged, cluster_findings, ranged_values, value_findings
-from clients.cohort import Patients, site_events
+from clients.cohort import Patients
 from clients.site import Site, load_site
+from clients.sources.registry import site_events
 from clients.sources.schema import Told
-from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
 from federation.study import Study
 
@@ -111,12 +111,17 @@ def check_site(path: Path, study: Study | None, tell: Tell) -> Check:
         path: the site's folder or its ``site.toml``.
         study: what to check against; None for what any study would need.
         tell: gets a line for each step.
+
+    Raises:
+        UserError: if there is no site file at all.
     """
     name, evidence = path.resolve().name, Evidence()
     file = path / "site.toml" if path.is_dir() else path
     try:
         site = load_site(path)
     except UserError as error:
+        if not file.is_file():
+            raise
         told = study.study.name if study else None
         return Check(file, name, told, (blocked(error, "site"),), evidence, 1)
     minimum = site.policy.minimum_cell
@@ -136,16 +141,15 @@ def _findings(site: Site, study: Study | None, evidence: Evidence, tell: Tell) -
     tell("events: reading all of them")
     told = Told()
     try:
-        events = site_events(site, SubjectIds(site.patient_key), told)
-        scan = evidence.scan = scan_events(events)
+        scan = evidence.scan = scan_events(site_events(site, told=told))
     except UserError as error:
         yield blocked(error, "events")
         return
     yield from event_findings(scan, told)
     yield from identifier_findings(scan, notes_used=site.offers("text"))
-    if site.images is not None:
+    if site.images is not None and (section := site.settings.data.images) is not None:
         tell("images: opening files")
-        evidence.images = look_at_images(site.images)
+        evidence.images = look_at_images(site.images, section.format)
         yield from image_findings(evidence.images)
     with tempfile.TemporaryDirectory() as scratch:
         bench = RehearsalBench(Path(scratch))

@@ -74,10 +74,10 @@ def _times(scan: Scan) -> Iterator[Finding]:
     without = len(scan.subjects) - scan.born
     if without:
         yield Finding(
-            "note" if without < 0.1 * len(scan.subjects) else "warning",
+            "warning" if 0.1 * len(scan.subjects) < without < len(scan.subjects) else "note",
             "events",
             "MEDS_BIRTH",
-            f"{plural(without, 'patient')} have no birth, and so no age",
+            f"{plural(without, 'patient')} have no birth, so no age",
             "Add a MEDS_BIRTH event for each patient; the year is enough.",
         )
     many = [

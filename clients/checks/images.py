@@ -6,19 +6,21 @@ import hashlib
 import random
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from clients.checks.finding import Finding, named, plural
 from clients.checks.patterns import found_in, masked
+from clients.images.png import SIGNATURE
+from clients.images.settings import Format
 from federation.randomness import derive_seed
 
+KINDS: Mapping[Format, str] = {"dicom": "DICOM", "png": "PNG", "nifti": "NIfTI"}
 MOST_FILES, MOST_BYTES = 20_000, 4_000_000_000
 """Of a folder with more, a part is opened, chosen by a fixed seed."""
 IDENTIFYING = (
@@ -38,9 +40,10 @@ class ImageFiles:
     """What stands in a folder of images.
 
     Attributes:
+        kind: their format, as the site file says.
         files: how many there are.
         opened: how many were opened.
-        unreadable: those that are no DICOM files, by name.
+        unreadable: those that are not of that format, by name.
         modalities: files by modality.
         shapes: files by rows and columns.
         identifying: files in which an identifying attribute is filled, by attribute.
@@ -50,6 +53,7 @@ class ImageFiles:
         telling: names that hold what looks like an identifier, by kind.
     """
 
+    kind: Format
     files: int = 0
     opened: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -62,28 +66,24 @@ class ImageFiles:
     telling: Counter[str] = field(default_factory=Counter)
 
 
-def look_at_images(folder: Path) -> ImageFiles:
-    """Open a folder's DICOM files, headers and pixel data as stored; nothing is decoded."""
-    found = ImageFiles()
+def look_at_images(folder: Path, kind: Format) -> ImageFiles:
+    """Open a folder's files, headers and pixels as stored; nothing is decoded.
+
+    What cannot be decoded is found where a study is rehearsed.
+    """
+    found = ImageFiles(kind)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     found.files = len(files)
     names = [str(path.relative_to(folder)) for path in files]
-    for kind, where in found_in(pa.array(names, pa.string())).items():
+    for identifier, where in found_in(pa.array(names, pa.string())).items():
         if where.any():
-            found.telling[kind] += int(where.sum())
+            found.telling[identifier] += int(where.sum())
     pixels: dict[bytes, list[str]] = {}
     for path in _chosen(files):
         name = str(path.relative_to(folder))
         found.opened += 1
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's warnings quote the values of tags
-                header = pydicom.dcmread(path)
-                stored = header.get("PixelData") or b""
-                _look_at(header, found)
-        except (InvalidDicomError, OSError):
-            found.unreadable.append(name)
-            continue
+            stored = _stored_dicom(path, found) if kind == "dicom" else _stored(path, kind)
         except Exception:  # damaged headers raise anything at all, and may quote their values
             found.unreadable.append(name)
             continue
@@ -106,7 +106,7 @@ def image_findings(found: ImageFiles, field: str = "data.images.path") -> Iterat
             "warning",
             "images",
             named(masked(found.unreadable)),
-            f"{len(found.unreadable):,} {of} cannot be read as DICOM",
+            f"{len(found.unreadable):,} {of} cannot be read as {KINDS[found.kind]}",
             "Export them again, or take them out of the folder.",
         )
     if found.same:
@@ -157,6 +157,21 @@ def _chosen(files: Sequence[Path]) -> Sequence[Path]:
         return files
     rng = random.Random(derive_seed(0, "site check", "images"))
     return sorted(rng.sample(list(files), max(int(share * len(files)), 1)))
+
+
+def _stored_dicom(path: Path, found: ImageFiles) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the values of tags
+        header = pydicom.dcmread(path)
+        _look_at(header, found)
+        return bytes(header.get("PixelData") or b"")
+
+
+def _stored(path: Path, kind: Format) -> bytes:
+    content = path.read_bytes()
+    if kind == "png" and not content.startswith(SIGNATURE):
+        raise ValueError("not a PNG file")
+    return content
 
 
 def _look_at(header: Dataset, found: ImageFiles) -> None:

@@ -45,6 +45,7 @@ class Ranged:
         clipped: share so far outside that training clips them.
         mistake: a change of unit that would explain those that are far off.
         strays: how many values it explains.
+        placeholder: how many of the values are one and the same number far off.
     """
 
     code: str
@@ -56,6 +57,7 @@ class Ranged:
     clipped: float
     mistake: Mistake | None
     strays: int
+    placeholder: int
 
 
 def ranged_values(events: pd.DataFrame, ranges: Mapping[str, tuple[float, float]]) -> list[Ranged]:
@@ -68,7 +70,18 @@ def ranged_values(events: pd.DataFrame, ranges: Mapping[str, tuple[float, float]
 
 
 def value_findings(found: Sequence[Ranged]) -> Iterator[Finding]:
-    """Report suspected units first, then values that training would clip."""
+    """Report what stands for a missing value, suspected units, then values far off."""
+    held = [one for one in found if one.placeholder]
+    if held:
+        most = max(one.placeholder / one.values for one in held)
+        yield Finding(
+            "warning",
+            "values",
+            named(one.code for one in held),
+            f"one and the same number far from the study's range stands for up to {most:.0%} of "
+            "the values: perhaps for a missing one, such as -1 or 9999",
+            "Leave these values empty in the export, or name the number as a missing marker.",
+        )
     for one in found:
         if one.mistake is None:
             continue
@@ -85,7 +98,8 @@ def value_findings(found: Sequence[Ranged]) -> Iterator[Finding]:
             else "Convert the code to the study's unit in the export, or ask for the study's range "
             "to be changed.",
         )
-    odd = [one for one in found if one.mistake is None and one.clipped > 0.01]
+    rest = [one for one in found if one.mistake is None and not one.placeholder]
+    odd = [one for one in rest if one.clipped > 0.01]
     if odd:
         yield Finding(
             "warning",
@@ -95,9 +109,7 @@ def value_findings(found: Sequence[Ranged]) -> Iterator[Finding]:
             "the study's range; training clips them there",
             "Look at their units and at placeholders such as 9999 in the export.",
         )
-    off = [
-        one for one in found if one.mistake is None and one.outside > 0.9 and one.values >= FEWEST
-    ]
+    off = [one for one in rest if one.outside > 0.9 and one.values >= FEWEST]
     if off:
         yield Finding(
             "warning",
@@ -174,8 +186,11 @@ def _ranged(code: str, low: float, high: float, values: NDArray[np.float64]) -> 
     distance = scaled(values)
     odd = (distance > FAR) | (values < low / FAR_BELOW if low > 0 else False)
     far = values[odd]
-    mistake = None
+    mistake, placeholder = None, 0
     if len(far) >= max(FEW_STRAY, 0.005 * len(values)):
+        commonest = int(np.unique(far, return_counts=True)[1].max())
+        placeholder = commonest if commonest > 0.5 * len(far) else 0
+    if len(far) >= max(FEW_STRAY, 0.005 * len(values)) and not placeholder and far.min() > 0:
         gap = _gap(far, values[~odd])
         possible = [m for m in fitting(code) if gap > (GAP if m.words else GAP_OF_ANY)]
         mistake = next((m for m in possible if (scaled(m.undo(far)) < 2).mean() > 0.8), None)
@@ -189,6 +204,7 @@ def _ranged(code: str, low: float, high: float, values: NDArray[np.float64]) -> 
         float((distance > LARGEST_VALUE).mean()),
         mistake,
         len(far) if mistake else 0,
+        placeholder,
     )
 
 

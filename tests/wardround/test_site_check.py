@@ -54,11 +54,21 @@ def test_json_alone_is_on_stdout(check, tmp_path, write_site):
     )
 
 
-def test_site_that_is_not_there_is_blocked_and_study_that_is_not_is_the_user_s_mistake(
+def test_site_or_study_that_is_not_there_is_the_user_s_mistake_and_makes_no_folder(
     check, tmp_path, write_site
 ):
-    code, out, _ = check(tmp_path / "nowhere", "--out", tmp_path / "page.html")
-    assert (code, out.splitlines()[-1].partition(":")[0]) == (2, "BLOCKED")
-    code, out, err = check(write_site(tmp_path / "bern", 20), "--study", tmp_path / "no.toml")
-    assert (code, out) == (2, "")
-    assert "there is no such file" in err
+    site = write_site(tmp_path / "bern", 20)
+    for arguments in ([tmp_path / "nowhere"], [site, "--study", tmp_path / "no.toml"]):
+        code, out, err = check(*arguments)
+        assert (code, out) == (2, "")
+        assert "there is no such file" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["bern"]
+
+
+def test_site_file_with_a_mistake_is_blocked_with_a_page(check, tmp_path, write_site):
+    folder = write_site(tmp_path / "bern", 20)
+    (folder / "site.toml").write_text('[site]\nname = "bern"\nstaet = "x"\n')
+    code, out, _ = check(folder)
+    assert code == 2
+    assert out.splitlines()[-1].startswith("BLOCKED: 1 thing to fix: bern/site.toml: ")
+    assert (folder / "state/check.html").is_file()

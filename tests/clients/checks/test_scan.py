@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.checks.scan import scan_events
-from clients.cohort import site_events
 from clients.site import load_site
-from clients.sources.schema import EVENT_COLUMNS, Told
-from clients.sources.subjects import SubjectIds
+from clients.sources.registry import site_events
+from clients.sources.schema import EVENT_COLUMNS
 
 NOON = datetime(2024, 6, 1, 12)
 DAY = timedelta(days=1)
@@ -88,8 +87,7 @@ def test_events_before_birth_are_counted_by_subject_wherever_the_birth_stands():
 
 
 def test_scan_of_the_mimic_demo_agrees_with_its_files(mimic_site):
-    site = load_site(mimic_site)
-    scan = scan_events(site_events(site, SubjectIds(site.patient_key), Told()))
+    scan = scan_events(site_events(load_site(mimic_site)))
     assert (scan.events, len(scan.subjects), scan.born) == (916_166, 100, 100)
     assert scan.texts.found == {}, "the demo is de-identified"
 

@@ -59,6 +59,17 @@ def test_values_in_the_study_s_unit_are_not_suspected(code):
     assert list(value_findings([found])) == []
 
 
+@pytest.mark.parametrize("marker", [-1.0, 9999.0, 0.0])
+def test_a_number_that_stands_for_a_missing_value_is_no_other_unit(marker):
+    values = usual("LAB//CREATININE", 1000)
+    values[:300] = marker
+    (found,) = ranged_values(events("LAB//CREATININE", values), RANGES)
+    assert (found.mistake, found.placeholder) == (None, 300)
+    (told,) = value_findings([found])
+    assert (told.severity, told.where) == ("warning", "LAB//CREATININE")
+    assert "30% of the values" in told.what
+
+
 @given(st.integers(0, 50), st.floats(0.8, 1.6))
 def test_a_long_tail_is_no_other_unit(seed, spread):
     values = np.random.default_rng(seed).lognormal(2.5, spread, 2000)
