@@ -21,7 +21,7 @@ from clients.checks.rehearsal import RehearsalBench, Step, rehearse
 from clients.checks.scan import Scan, scan_events
 from clients.checks.signals import Signal, signals
 from clients.checks.state import blocked, state_findings
-from clients.checks.study import modality_findings, study_findings
+from clients.checks.study import modality_findings, offered, study_findings
 from clients.checks.values import Ranged, cluster_findings, ranged_values, value_findings
 from clients.cohort import Patients
 from clients.site import Site, load_site
@@ -44,7 +44,7 @@ class Evidence:
         coverage: of the study's vocabulary.
         values: beside the study's reference ranges.
         images: files of the image folder.
-        present: patients with each modality of the study.
+        present: patients with each modality of the study, or of those that the site offers.
         steps: of the rehearsed round.
     """
 
@@ -184,6 +184,8 @@ def _of_patients(
         yield from value_findings(evidence.values)
     yield from cluster_findings(scan, {one.code for one in evidence.values})
     if study is None:
+        evidence.present = offered(patients, site)
+        yield from modality_findings(evidence.present, {}, len(patients))
         return
     tell("study: one round, on a copy of the ledger")
     evidence.steps = tuple(rehearse(study, site.file, bench))

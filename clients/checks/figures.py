@@ -101,7 +101,7 @@ def age_figure(patients: Patients) -> Figure | None:
 
 
 def presence_figure(present: Mapping[str, int], patients: int) -> Figure:
-    """Share of patients with each modality of the study."""
+    """Share of patients with each modality."""
     shares = [count / max(patients, 1) for count in present.values()]
     layout = axes("Share of patients", "", height=110 + 36 * len(present))
     layout["xaxis"] |= {"range": [0, 1.1], "tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%"}
@@ -109,7 +109,7 @@ def presence_figure(present: Mapping[str, int], patients: int) -> Figure:
     return Figure(
         "present",
         "Patients with each modality",
-        "Share of the patients who have each modality of the study.",
+        "Share of the patients who have each modality.",
         {"data": [_sideways(list(present), shares)], "layout": layout},
         Table(
             "Patients with each modality",

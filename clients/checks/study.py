@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from clients.checks.finding import Finding, plural
 from clients.checks.rehearsal import Step
+from clients.cohort import Patients
 from clients.site import Site
 from federation.bodies import EvaluateBody, TrainBody
 from federation.messages import EVALUATE, TRAIN
@@ -95,13 +98,26 @@ def _evaluation(step: Step, body: EvaluateBody) -> Iterator[Finding]:
         )
 
 
+def offered(patients: Patients, site: Site) -> dict[str, int]:
+    """Return how many patients have something of each modality that the site file offers."""
+    code, row = patients.events["code"], patients.events["row"].to_numpy()
+    kinds = {"image": "IMAGE//", "text": "NOTE//"}
+    found = {}
+    for name, prefix in kinds.items():
+        if site.offers(name):
+            chosen = [text.startswith(prefix) for text in code.cat.categories]
+            has = np.array([*chosen, False])[code.cat.codes.to_numpy()]
+            found[name] = len(np.unique(row[has]))
+    return found
+
+
 def modality_findings(
     present: Mapping[str, int], unusable: Mapping[str, int], patients: int
 ) -> Iterator[Finding]:
     """Report modalities that patients lack, and files or notes that could not be used.
 
     Args:
-        present: patients with each modality of the study.
+        present: patients with each modality.
         unusable: patients of whom something could not be used, by reason.
         patients: all of them.
     """
@@ -110,7 +126,7 @@ def modality_findings(
             yield Finding(
                 "warning" if count < 0.5 * patients else "note",
                 "modalities",
-                f"[modalities.{name}]",
+                name,
                 f"{plural(patients - count, 'patient')} of {patients:,} lack it",
                 "The model takes patients without it; check the export if it should be there.",
             )
@@ -119,7 +135,7 @@ def modality_findings(
         yield Finding(
             "note" if few else "warning",
             "images" if reason.startswith("image") else "modalities",
-            f"[modalities.{'image' if reason.startswith('image') else 'text'}]",
+            reason.partition(":")[0],
             f"{plural(count, 'patient')}: {reason}",
             "Nothing, or ask for a larger max_tokens." if few else "Look at these files.",
         )

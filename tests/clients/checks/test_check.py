@@ -265,3 +265,15 @@ def test_the_mimic_demo_is_ready_and_its_shifted_dates_are_noted(mimic_site):
     assert any("lie in the future" in one.what for one in told(check, "note", "events"))
     assert told(check, "warning", "identifiers") == []
     assert np.isclose(check.to_json()["counts"]["prevalence"], 0.05, atol=0.1)
+
+
+def test_patients_without_what_the_site_offers_are_counted_without_a_study_too(site):
+    folder = site(notes=True)
+    (file,) = (folder / "meds/data").iterdir()
+    events = pq.read_table(file).to_pandas()
+    few = events[~(events["code"].str.startswith("NOTE//") & (events["subject_id"] > 30))]
+    few.to_parquet(file, index=False)
+    check = found(folder)
+    assert check.evidence.present == {"text": 30}
+    (one,) = told(check, "warning", "modalities")
+    assert one.what == "70 patients of 100 lack it"
