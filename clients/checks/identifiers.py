@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -101,8 +101,7 @@ def _in_texts(scan: Scan, notes_used: bool) -> Iterator[Finding]:
         )
 
 
-def _kinds(scan: Scan, chosen: object) -> dict[str, int]:
-    assert callable(chosen)
+def _kinds(scan: Scan, chosen: Callable[[str], bool]) -> dict[str, int]:
     counts: dict[str, int] = defaultdict(int)
     for (kind, code), count in scan.texts.found.items():
         if chosen(code):
