@@ -102,6 +102,8 @@ def _read_header(file: BinaryIO, tags: list[str]) -> OpenFile:
         read_preamble(file, force=False)
         meta = read_dataset(file, False, True, stop_when=_after_meta)
         syntax, at = UID(meta.TransferSyntaxUID), file.tell()
+        if not syntax.is_transfer_syntax:  # a maker's own, or none
+            raise UnreadableImage("a transfer syntax that is not read")
         if syntax == DeflatedExplicitVRLittleEndian:
             file, syntax, at = _inflated(file, at), ExplicitVRLittleEndian, 0
         file.seek(at)
