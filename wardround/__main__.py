@@ -9,7 +9,7 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, ledger, run, site, sweep
+from wardround import data, deidentify, ledger, run, site, sweep
 
 cli = typer.Typer(
     name="wardround",
@@ -35,6 +35,7 @@ run.register(cli)
 data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
+deidentify.register(site.site)
 site.register(cli)
 
 

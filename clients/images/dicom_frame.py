@@ -182,7 +182,7 @@ def decode_frame(source: OpenFile, index: int) -> tuple[NDArray[Any], str]:
     # What lies beside the stored bits is dealt with below, also where they are not the lowest.
     options["correct_unused_bits"] = False
     values, described = decoder.as_array(source.file, index=index, **options)
-    return _stored_bits(values, header), str(described["photometric_interpretation"])
+    return stored_bits(values, header), str(described["photometric_interpretation"])
 
 
 def _pixel_element(source: OpenFile) -> tuple[str, str, int]:
@@ -234,7 +234,7 @@ def _check_codestream(encoded: bytes, size: list[int]) -> None:
         raise UnreadableImage("the compressed pixels contradict the header")
 
 
-def _stored_bits(values: NDArray[Any], header: Dataset) -> NDArray[Any]:
+def stored_bits(values: NDArray[Any], header: Dataset) -> NDArray[Any]:
     """Return the stored bits of each value as a number; what lies beside them is not pixels.
 
     Source: DICOM PS3.5 8.1.1; older files hold overlays there, or put the stored bits on top.

@@ -94,11 +94,12 @@ class PacsSection(Section):
 class Region(Section):
     """Where files of one kind show text that belongs to nobody's picture, to be blanked.
 
-    ``blank`` lists rectangles: left, top, right, bottom, in pixels, the latter two excluded.
+    ``blank`` lists rectangles: left, top, right, bottom, in pixels, the latter two excluded. An
+    empty list says that somebody has looked at such files and found no text.
     """
 
     select: Mapping[Tag, Patterns] = Field(min_length=1)
-    blank: tuple[tuple[int, int, int, int], ...] = Field(min_length=1)
+    blank: tuple[tuple[int, int, int, int], ...]
 
 
 class ImagesSection(Section):
