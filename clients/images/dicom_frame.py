@@ -160,7 +160,6 @@ def decode_frame(source: OpenFile, index: int) -> tuple[NDArray[Any], str]:
     keyword, vr, length = _pixel_element(source)
     size = [int(header.get(name) or 0) for name in ("Rows", "Columns", "SamplesPerPixel")]
     check_size(*size)
-    jpeg12.install()
     try:
         decoder = get_decoder(source.syntax)
     except NotImplementedError:
@@ -176,7 +175,10 @@ def decode_frame(source: OpenFile, index: int) -> tuple[NDArray[Any], str]:
         encoded = _encoded_frame(source, index, options.pop("extended_offsets", None))
         _check_codestream(encoded, size)
         options["number_of_frames"] = 1
-        values, described = decoder.as_array(encapsulate([encoded]), index=0, **options)
+        plugin = jpeg12.plugin_for(source.syntax, int(header.BitsStored))
+        values, described = decoder.as_array(
+            encapsulate([encoded]), index=0, decoding_plugin=plugin, **options
+        )
         return values, str(described["photometric_interpretation"])
     _check_length(source, length)
     # What lies beside the stored bits is dealt with below, also where they are not the lowest.
