@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clients.linking.events import linked_events
 from clients.site import Site
 from clients.sources import meds
 from federation.arrival import places
@@ -86,6 +87,7 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     events, unlabelled = meds.read_events(site.events, pa.array(rows["subject_id"].unique()))
     if unlabelled:
         excluded["no label"] += unlabelled
+    events = _with_linked(events, site, rows["subject_id"].unique())
     seen = labels["subject_id"].isin(events["subject_id"].unique())
     if not seen.all():
         excluded["label without any event"] += int((~seen).sum())
@@ -109,6 +111,19 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
         notices=dict(notices),
         arrival=_arrival(labels, splits["train"]),
     )
+
+
+def _with_linked(events: pd.DataFrame, site: Site, subjects: NDArray[np.int64]) -> pd.DataFrame:
+    linked = linked_events(site, whole_number, subjects).to_pandas()
+    if linked.empty:
+        return events
+    together = pd.concat([events.astype({"code": str}), linked], ignore_index=True)
+    return together.astype({"code": "category"})
+
+
+def whole_number(name: str) -> int | None:
+    """Return the subject id that a patient's name is; None if it is no whole number."""
+    return int(name) if re.fullmatch(r"[0-9]{1,18}", name) else None
 
 
 def _check_label(site: Site, task: TaskSection) -> None:

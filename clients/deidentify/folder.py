@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from clients.deidentify.image import Copied, deidentify_image
 from clients.deidentify.notes import without_identifiers
 from clients.deidentify.secret import Secret
+from clients.images.paths import files_below
 from clients.images.pool import all_cores, spread
 from clients.outbound import CODE
 from clients.site import Site
@@ -93,7 +94,7 @@ def deidentify_site(site: Site, out: Path, progress: Callable[[str], None]) -> R
     secret, report = Secret(site.patient_key()), Report()
     known: dict[str, set[str]] = {}
     if site.images is not None and images is not None and images.format == "dicom":
-        files = sorted(_files(site.images))
+        files = sorted(files_below(site.images))
         progress(f"{len(files)} files in {site.images}")
         work = partial(
             deidentify_image,
@@ -149,13 +150,6 @@ def _notes(site: Site) -> Iterator[tuple[list[Any], ...]]:
             chosen = pc.and_(pc.starts_with(codes, "NOTE//"), batch["text_value"].is_valid())
             if (rows := batch.filter(chosen)).num_rows:
                 yield tuple(rows.column(name).to_pylist() for name in NOTES.names)
-
-
-def _files(folder: Path) -> Iterator[str]:
-    """Yield the files below a folder, relative to it; folders that are links are not entered."""
-    for path, _, names in os.walk(folder):
-        for name in names:
-            yield os.path.relpath(os.path.join(path, name), folder)
 
 
 def _make_empty(out: Path, site: Site) -> None:

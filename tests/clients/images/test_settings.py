@@ -28,7 +28,7 @@ IMAGES = {"format": "dicom", "path": "dicom"}
         ({"link": {"by": "name"}}, "is not one of"),
         ({"pacs": {"url": "ftp://pacs", "query": {"Modality": "CR"}}}, "url"),
         ({"pacs": {"url": "https://pacs", "query": {}}}, "query"),
-        ({"regions": [{"select": {"Modality": ["US"]}, "blank": []}]}, "blank"),
+        ({"regions": [{"select": {"Modality": ["US"]}}]}, "blank"),
     ],
 )
 def test_mistake_in_images_is_explained(more, told):
