@@ -9,7 +9,7 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, deidentify, ledger, run, site, sweep
+from wardround import data, deidentify, ledger, pull, run, site, sweep
 
 cli = typer.Typer(
     name="wardround",
@@ -36,6 +36,7 @@ data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
 deidentify.register(site.site)
+pull.register(site.site)
 site.register(cli)
 
 

@@ -84,6 +84,8 @@ class PacsSection(Section):
     url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
     query: Mapping[Tag, str] = Field(min_length=1)
     """Which studies: what QIDO-RS matches, such as ``ModalitiesInStudy = "CR"``."""
+    series: Mapping[Tag, str] = Field(default_factory=dict)
+    """Which of their series, likewise, such as ``Modality = "CR"``; all of them if empty."""
     credentials: str | None = None
     """A TOML file that only its owner may read: ``user`` and ``password``, or ``token``."""
     certificate: str | None = None
