@@ -1,11 +1,15 @@
 """[data.images] and [data.notes]: mistakes are explained, and rules choose by header."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 from pydicom.dataset import Dataset
 
 from clients.images.picture import UnreadableImage, View
 from clients.images.selection import check_selected
-from clients.images.settings import ImagesSection, NotesSection
+from clients.images.settings import ImagesSection, LinkSection, NotesSection, PacsSection
 from federation.errors import UserError
 from federation.validation import validate
 
@@ -74,3 +78,21 @@ def test_rules_choose_by_header(select, exclude, fits):
     else:
         with pytest.raises(UnreadableImage, match="not selected"):
             check_selected(header, view)
+
+
+def test_page_on_site_data_describes_every_key_and_its_examples_are_valid():
+    text = (Path(__file__).parents[3] / "docs/site-data.md").read_text()
+    described = set(re.findall(r"`([a-z_]+)`|^([a-z]+) =", text, re.MULTILINE))
+    described = {name for pair in described for name in pair}
+    for section in (ImagesSection, LinkSection):
+        assert set(section.model_fields) <= described
+    examples = [tomllib.loads(e) for e in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+    data = [e["data"] for e in examples if set(e.get("data", {})) & {"images", "notes"}]
+    images = [e["images"] for e in data if "images" in e]
+    assert {name for e in images for name in e} >= {"select", "exclude", "pacs", "regions"}
+    for example in images:
+        validate(ImagesSection, IMAGES | example, "site-data.md")
+    (pacs,) = (e["pacs"] for e in images if "pacs" in e)
+    assert set(pacs) == set(PacsSection.model_fields)
+    (notes,) = (e["notes"] for e in data if "notes" in e)
+    validate(NotesSection, notes, "site-data.md")
