@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from clients.deidentify.notes import without_identifiers
 from clients.deidentify.secret import Secret
 from clients.images.paths import files_below
 from clients.images.pool import all_cores, spread
+from clients.linking.notes import link_notes
+from clients.linking.rules import load_rule
 from clients.outbound import CODE
 from clients.site import Site
 from clients.sources.meds import event_files
@@ -35,6 +38,8 @@ NOTES = pa.schema(
     }
 )
 ROWS = 65_536
+Note = tuple[str, datetime | None, str, str]
+"""Patient, time, code and text."""
 
 
 @dataclass
@@ -128,28 +133,35 @@ def _copy_notes(
 ) -> None:
     """Copy the notes; a patient's names are known where an image has the same patient."""
     with pq.ParquetWriter(target, NOTES) as writer:
-        for batch in _notes(site):
+        for notes in _notes(site, report):
             rows = []
-            for subject, time, code, text in zip(*batch, strict=True):
-                words = known.get(str(subject), set()) | {str(subject)}
-                cleaned, done = without_identifiers(text, words)
+            for patient, time, code, text in notes:
+                cleaned, done = without_identifiers(text, known.get(patient, set()) | {patient})
                 report.notes.update({str(kind): count for kind, count in done.items()})
                 report.notes["copied"] += 1
-                moved = time and time - secret.shift(str(subject))
+                moved = time and time - secret.shift(patient)
                 told = code if CODE.fullmatch(code) else "NOTE//OTHER"
-                values = (secret.subject(subject), moved, told, cleaned)
+                values = (secret.subject(patient), moved, told, cleaned)
                 rows.append(dict(zip(NOTES.names, values, strict=True)))
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=NOTES))
 
 
-def _notes(site: Site) -> Iterator[tuple[list[Any], ...]]:
-    """Yield the notes among the events, in batches of subject, time, code and text."""
+def _notes(site: Site, report: Report) -> Iterator[list[Note]]:
+    """Yield the notes of the site, in batches."""
+    settings = site.settings.data.notes
+    if settings is not None and settings.link is not None and site.notes is not None:
+        rule = load_rule(settings.link, site.file.parent)
+        linked, unlinked = link_notes(settings, site.notes, rule)
+        report.refused.update(f"note: {reason}" for reason in unlinked.values())
+        report.files.update({f"note: {file}": reason for file, reason in unlinked.items()})
+        yield [(note.patient, note.time, note.code, note.text) for note in linked]
     for file in event_files(site.events):
         for batch in pq.ParquetFile(file).iter_batches(ROWS, columns=NOTES.names):
             codes = batch.column("code").cast(pa.string())
             chosen = pc.and_(pc.starts_with(codes, "NOTE//"), batch["text_value"].is_valid())
             if (rows := batch.filter(chosen)).num_rows:
-                yield tuple(rows.column(name).to_pylist() for name in NOTES.names)
+                subjects, *others = (rows.column(name).to_pylist() for name in NOTES.names)
+                yield list(zip(map(str, subjects), *others, strict=True))
 
 
 def _make_empty(out: Path, site: Site) -> None:

@@ -30,9 +30,9 @@ class Secret:
         """Return a pseudonym: 16 hexadecimal digits."""
         return self._digest("patient", name).hex()[:16].upper()
 
-    def subject(self, number: int) -> int:
-        """Return a pseudonym for a subject id of the events: 62 bits, not negative."""
-        return int.from_bytes(self._digest("subject", str(number))[:8], "big") >> 2
+    def subject(self, name: str) -> int:
+        """Return a pseudonym as a subject id: 62 bits, not negative."""
+        return int.from_bytes(self._digest("subject", name)[:8], "big") >> 2
 
     def uid(self, uid: str) -> str:
         """Return another UID, equal for equal ones; those that the standard defines stay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -18,8 +19,10 @@ from clients.images.paths import files_below, inside
 from clients.images.picture import Refusal, UnreadableImage, View
 from clients.images.pool import all_cores, spread
 from clients.images.settings import ImagesSection
-from clients.images.volume import SLICE_TAGS, Slice, assemble, slice_of
+from clients.images.volume import SLICE_TAGS, Slice, Volume, assemble, slice_of
 from clients.linking.rules import NotLinked, Rule
+
+logger = logging.getLogger("wardround.site")
 
 VOLUMES = ("CT", "MR", "PT")
 """Modalities whose series are volumes; in a series of another, each file is an image."""
@@ -111,22 +114,25 @@ def _linked_dicom(
             series.setdefault((patient, found.slice.series), []).append((event, found.slice))
         else:
             events.append(event)
+    uneven = 0
     for members in series.values():
         try:
-            events.append(_of_volume(members, settings.view))
+            volume = assemble([part for _, part in members])
         except UnreadableImage as error:
             unlinked |= {event.file: error.reason for event, _ in members}
+            continue
+        uneven += not volume.even
+        events.append(_of_volume(volume, members, settings.view))
+    if uneven:
+        logger.warning("%d volumes lack slices, or do not say where their slices lie", uneven)
     return events, unlinked
 
 
-def _of_volume(members: Sequence[tuple[ImageEvent, Slice]], view: View) -> ImageEvent:
-    """Return the event of the wanted slice of a series, as of the series' last slice.
-
-    Raises:
-        UnreadableImage: if the slices do not make one volume.
-    """
-    ordered = assemble([part for _, part in members]).slices
-    wanted = ordered[view.place(len(ordered))].file
+def _of_volume(
+    volume: Volume, members: Sequence[tuple[ImageEvent, Slice]], view: View
+) -> ImageEvent:
+    """Return the event of the wanted slice of a series, as of the series' last slice."""
+    wanted = volume.slices[view.place(len(volume.slices))].file
     times = [event.time for event, _ in members if event.time is not None]
     (chosen,) = (event for event, part in members if part.file == wanted)
     return ImageEvent(chosen.patient, max(times) if times else None, chosen.code, chosen.file)

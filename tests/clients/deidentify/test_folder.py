@@ -90,3 +90,19 @@ def test_site_without_images_and_notes_is_told_so(tmp_path, write_site):
     result = run(write_site(tmp_path / "s", 4), "--out", tmp_path / "out")
     assert "nothing to de-identify" in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_notes_in_files_are_copied_too(tmp_path, write_site):
+    folder = write_site(tmp_path / "s", 4)
+    (folder / "txt").mkdir()
+    (folder / "txt" / "7-a.txt").write_text("Seen by Dr. Roe on 3/4/2024.")
+    (folder / "txt" / "odd.txt").write_text("x")
+    link = "{ by = 'file_name', pattern = '(?P<patient>[0-9]+)-', undated = true }"
+    section = f'\n[data.notes]\nformat = "files"\npath = "txt"\nlink = {link}\n'
+    file = folder / "site.toml"
+    file.write_text(file.read_text() + section)
+    result = run(folder, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "note: the pattern does not fit the name: 1" in result.output
+    (row,) = pq.read_table(tmp_path / "out" / "notes.parquet").to_pylist()
+    assert row["text_value"] == "Seen by [NAME] on [DATE]."

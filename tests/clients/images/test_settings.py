@@ -3,13 +3,15 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydicom.dataset import Dataset
 
-from clients.images.picture import UnreadableImage, View
+from clients.images.picture import Refusal, UnreadableImage, View
 from clients.images.selection import check_selected
 from clients.images.settings import ImagesSection, LinkSection, NotesSection, PacsSection
+from federation.bodies import Reason
 from federation.errors import UserError
 from federation.validation import validate
 
@@ -78,6 +80,13 @@ def test_rules_choose_by_header(select, exclude, fits):
     else:
         with pytest.raises(UnreadableImage, match="not selected"):
             check_selected(header, view)
+
+
+def test_every_refusal_may_leave_as_a_reason_and_nothing_else_of_an_image():
+    told = {f"image: {reason}" for reason in get_args(Refusal)}
+    allowed = {reason for reason in get_args(Reason) if reason.startswith("image: ")}
+    assert allowed - told == {"image: offered, but no event names a file"}
+    assert told <= allowed
 
 
 def test_page_on_site_data_describes_every_key_and_its_examples_are_valid():
