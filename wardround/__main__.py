@@ -9,7 +9,7 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, ledger, run, site, site_hashes, sweep
+from wardround import data, deidentify, ledger, pull, run, site, site_hashes, sweep
 
 cli = typer.Typer(
     name="wardround",
@@ -36,6 +36,8 @@ data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
 site_hashes.register(site.site)
+deidentify.register(site.site)
+pull.register(site.site)
 site.register(cli)
 
 
