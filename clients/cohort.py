@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from clients.exclusion import excluded_patients
 from clients.labels import labels_by_rule, labels_of_file
+from clients.linking.events import linked_events
 from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site
 from clients.sources import meds
@@ -91,11 +94,13 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
         assert site.labels is not None
         rows = labels_of_file(site.labels, subjects)
     labels = _without_shared(_one_label_each(rows, excluded, notices), site, subjects, excluded)
+    labelled = np.unique(rows["subject_id"].to_numpy())
+    events = site_events(site, subjects, told)
     timeline = build_timeline(
-        site_events(site, subjects, told),
+        chain(events, _linked(site, subjects, labelled)),
         labels["subject_id"].to_numpy(),
         labels["prediction_time"].to_numpy(),
-        np.unique(rows["subject_id"].to_numpy()),
+        labelled,
         until=rule is None,
     )
     if timeline.others and rule is None:
@@ -128,6 +133,13 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
         notices=dict(notices),
         arrival=_arrival(labels, splits["train"]),
     )
+
+
+def _linked(
+    site: Site, subjects: SubjectIds, labelled: NDArray[np.int64]
+) -> Iterator[pa.RecordBatch]:
+    """Stream the events of files that the site file ties to patients, after those of the export."""
+    yield from linked_events(site, subjects.of_text, labelled).to_batches()
 
 
 def _check_label(site: Site, task: TaskSection) -> None:

@@ -1,4 +1,4 @@
-"""``wardround site hashes``: the site's part of a list of patients who are treated elsewhere too."""
+"""``wardround site hashes``: a site's part of the search for patients of several hospitals."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 from clients.images.dicom_frame import decode_frame, opened
 from clients.images.picture import UnreadableImage, View, between_percentiles, luminance
 from clients.images.selection import check_selected
-from clients.images.volume import GEOMETRY_TAGS, frame_order, middle_file
+from clients.images.volume import frame_order, middle_file
 
 DISPLAY_TAGS = (
     "Modality",
@@ -63,7 +63,7 @@ def read_dicom(path: Path, view: View) -> NDArray[np.float32]:
         try:
             if path.is_dir():
                 path = middle_file(path, view)
-            with opened(path, [*DISPLAY_TAGS, *GEOMETRY_TAGS, *view.select, *view.exclude]) as file:
+            with opened(path, [*DISPLAY_TAGS, *view.select, *view.exclude]) as file:
                 check_selected(file.header, view)
                 order = frame_order(file.header, file.frames)
                 index = order[view.place(len(order))]

@@ -102,6 +102,8 @@ def _read_header(file: BinaryIO, tags: list[str]) -> OpenFile:
         read_preamble(file, force=False)
         meta = read_dataset(file, False, True, stop_when=_after_meta)
         syntax, at = UID(meta.TransferSyntaxUID), file.tell()
+        if not syntax.is_transfer_syntax:  # a maker's own, or none
+            raise UnreadableImage("a transfer syntax that is not read")
         if syntax == DeflatedExplicitVRLittleEndian:
             file, syntax, at = _inflated(file, at), ExplicitVRLittleEndian, 0
         file.seek(at)
@@ -158,7 +160,6 @@ def decode_frame(source: OpenFile, index: int) -> tuple[NDArray[Any], str]:
     keyword, vr, length = _pixel_element(source)
     size = [int(header.get(name) or 0) for name in ("Rows", "Columns", "SamplesPerPixel")]
     check_size(*size)
-    jpeg12.install()
     try:
         decoder = get_decoder(source.syntax)
     except NotImplementedError:
@@ -174,13 +175,16 @@ def decode_frame(source: OpenFile, index: int) -> tuple[NDArray[Any], str]:
         encoded = _encoded_frame(source, index, options.pop("extended_offsets", None))
         _check_codestream(encoded, size)
         options["number_of_frames"] = 1
-        values, described = decoder.as_array(encapsulate([encoded]), index=0, **options)
+        plugin = jpeg12.plugin_for(source.syntax, int(header.BitsStored))
+        values, described = decoder.as_array(
+            encapsulate([encoded]), index=0, decoding_plugin=plugin, **options
+        )
         return values, str(described["photometric_interpretation"])
     _check_length(source, length)
     # What lies beside the stored bits is dealt with below, also where they are not the lowest.
     options["correct_unused_bits"] = False
     values, described = decoder.as_array(source.file, index=index, **options)
-    return _stored_bits(values, header), str(described["photometric_interpretation"])
+    return stored_bits(values, header), str(described["photometric_interpretation"])
 
 
 def _pixel_element(source: OpenFile) -> tuple[str, str, int]:
@@ -232,7 +236,7 @@ def _check_codestream(encoded: bytes, size: list[int]) -> None:
         raise UnreadableImage("the compressed pixels contradict the header")
 
 
-def _stored_bits(values: NDArray[Any], header: Dataset) -> NDArray[Any]:
+def stored_bits(values: NDArray[Any], header: Dataset) -> NDArray[Any]:
     """Return the stored bits of each value as a number; what lies beside them is not pixels.
 
     Source: DICOM PS3.5 8.1.1; older files hold overlays there, or put the stored bits on top.

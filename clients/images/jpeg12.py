@@ -11,13 +11,22 @@ import gdcm
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 from pydicom.uid import JPEGExtended12Bit
 
+LABEL = "gdcm, 12 bit"
 DECODER_DEPENDENCIES = {JPEGExtended12Bit: ("python-gdcm",)}
 
 
+def plugin_for(syntax: str, bits: int) -> str:
+    """Return which of pydicom's plug-ins is to decode; "" lets pydicom try one after the other."""
+    if syntax not in DECODER_DEPENDENCIES or bits <= 8:
+        return ""
+    _install()
+    return LABEL
+
+
 @functools.cache
-def install() -> None:
+def _install() -> None:
     """Make the plug-in known to pydicom; once a process."""
-    get_decoder(JPEGExtended12Bit).add_plugin("gdcm, 12 bit", (__name__, "decode_frame"))
+    get_decoder(JPEGExtended12Bit).add_plugin(LABEL, (__name__, "decode_frame"))
 
 
 def is_available(uid: str) -> bool:

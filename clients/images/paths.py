@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from clients.images.picture import UnreadableImage
@@ -22,3 +24,10 @@ def inside(folder: Path, file: str) -> Path:
     if not path.is_relative_to(root):
         raise UnreadableImage("the path leads out of the data folder")
     return path
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Yield the files below a folder, relative to it; folders that are links are not entered."""
+    for path, _, names in os.walk(folder):
+        for name in names:
+            yield os.path.relpath(os.path.join(path, name), folder)

@@ -84,6 +84,8 @@ class PacsSection(Section):
     url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
     query: Mapping[Tag, str] = Field(min_length=1)
     """Which studies: what QIDO-RS matches, such as ``ModalitiesInStudy = "CR"``."""
+    series: Mapping[Tag, str] = Field(default_factory=dict)
+    """Which of their series, likewise, such as ``Modality = "CR"``; all of them if empty."""
     credentials: str | None = None
     """A TOML file that only its owner may read: ``user`` and ``password``, or ``token``."""
     certificate: str | None = None
@@ -94,11 +96,12 @@ class PacsSection(Section):
 class Region(Section):
     """Where files of one kind show text that belongs to nobody's picture, to be blanked.
 
-    ``blank`` lists rectangles: left, top, right, bottom, in pixels, the latter two excluded.
+    ``blank`` lists rectangles: left, top, right, bottom, in pixels, the latter two excluded. An
+    empty list says that somebody has looked at such files and found no text.
     """
 
     select: Mapping[Tag, Patterns] = Field(min_length=1)
-    blank: tuple[tuple[int, int, int, int], ...] = Field(min_length=1)
+    blank: tuple[tuple[int, int, int, int], ...]
 
 
 class ImagesSection(Section):

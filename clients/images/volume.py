@@ -18,14 +18,12 @@ from clients.images.paths import inside
 from clients.images.picture import UnreadableImage, View
 from clients.images.selection import check_selected
 
-GEOMETRY_TAGS = (
+SLICE_TAGS = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
     "InstanceNumber",
     "SeriesInstanceUID",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
 )
 MOST_SLICES = 2**14
 PARALLEL = 1e-3
@@ -94,18 +92,26 @@ def read_slice(file: Path, view: View) -> Slice:
     Raises:
         UnreadableImage: also if the site's rules do not mean the file.
     """
-    with opened(file, [*GEOMETRY_TAGS, *view.select, *view.exclude]) as source:
-        header = source.header
-        check_selected(header, view)
-        return Slice(
-            file=file,
-            series=str(header.get("SeriesInstanceUID", "")),
-            shape=(int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
-            position=_numbers(header, "ImagePositionPatient", 3),
-            orientation=_numbers(header, "ImageOrientationPatient", 6),
-            spacing=_numbers(header, "PixelSpacing", 2),
-            number=int(header.get("InstanceNumber") or 0),
-        )
+    with opened(file, [*SLICE_TAGS, *view.select, *view.exclude]) as source:
+        return slice_of(file, source.header, view)
+
+
+def slice_of(file: Path, header: Dataset, view: View) -> Slice:
+    """Return where a slice lies by its header, of which ``SLICE_TAGS`` were read.
+
+    Raises:
+        UnreadableImage: if the site's rules do not mean the file.
+    """
+    check_selected(header, view)
+    return Slice(
+        file=file,
+        series=str(header.get("SeriesInstanceUID") or ""),
+        shape=(int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
+        position=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_numbers(header, "ImageOrientationPatient", 6),
+        spacing=_numbers(header, "PixelSpacing", 2),
+        number=int(header.get("InstanceNumber") or 0),
+    )
 
 
 def assemble(slices: Sequence[Slice]) -> Volume:

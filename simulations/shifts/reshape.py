@@ -164,8 +164,21 @@ def _named(folder: Path) -> dict[str, Site]:
             raise UserError(
                 file, f'"{site.name}" is also the name of {twin.file}', field="site.name"
             )
+        _check_named(site)
         found[file.parent.name] = site
     return found
+
+
+def _check_named(site: Site) -> None:
+    data = site.settings.data
+    for name, section in (("images", data.images), ("notes", data.notes)):
+        if section is not None and section.link is not None:
+            raise UserError(
+                site.file,
+                "files that a rule ties to patients cannot be reshaped, only those of events",
+                field=f"data.{name}.link",
+                remedy="Give events that name the files, or notes as events.",
+            )
 
 
 def _shifted(

@@ -1,4 +1,4 @@
-"""A site's prepared cohort: reopened without reading, made anew when anything it follows changes."""
+"""A site's prepared cohort: reopened without reading, made anew when what it follows changes."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Stored and shown pixels of real files against decoders that are not ours: DCMTK and GDCM's tool."""
+"""Stored and shown pixels of real files against other decoders: DCMTK, and GDCM's own tool."""
 
 import shutil
 import subprocess

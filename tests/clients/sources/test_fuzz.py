@@ -168,7 +168,7 @@ def test_every_row_of_a_table_is_an_event_or_counted_or_without_a_value(tmp_path
             "MedicationAdministration",
             "Medication",
         ]
-    ),  # fmt: skip
+    ),
     resources=st.lists(FIELDS, min_size=1, max_size=4),
     mine=st.booleans(),
 )

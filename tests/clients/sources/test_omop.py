@@ -43,7 +43,8 @@ def test_every_clinical_table_gives_its_events(tmp_path):
     tables = {
         "visit_occurrence": "person_id,visit_concept_id,visit_start_date,visit_end_date\n"
         "1,9201,2024-01-01,2024-01-05\n",
-        "condition_occurrence": "person_id,condition_concept_id,condition_start_date\n1,5,2024-01-01\n",
+        "condition_occurrence": "person_id,condition_concept_id,condition_start_date\n"
+        "1,5,2024-01-01\n",
         "drug_exposure": "person_id,drug_concept_id,drug_exposure_start_date\n1,6,2024-01-01\n",
         "procedure_occurrence": "person_id,procedure_concept_id,procedure_date\n1,7,2024-01-01\n",
         "observation": "person_id,observation_concept_id,observation_date,value_as_number\n"

@@ -328,7 +328,8 @@ def test_label_that_is_neither_true_nor_false_is_counted(tmp_path):
         ("labels = {}", ("data.labels.index",)),
         ('labels = { index = ["A"], outcome = ["B"] }', ('"horizon_hours" or "until"',)),
         (
-            'labels = { index = ["A"], outcome = ["B"], predict_after_hours = 9, horizon_hours = 8 }',
+            'labels = { index = ["A"], outcome = ["B"], predict_after_hours = 9, '
+            "horizon_hours = 8 }",
             ("data.labels", "more than"),
         ),
         ('labels = { index = ["A"], outcom = ["B"] }', ("data.labels", 'Did you mean "outcome"')),

@@ -1,4 +1,4 @@
-"""Tables by their mapping: wide and long, units, limits, offsets; the real files of two datasets."""
+"""Tables by their mapping: wide and long, units, limits, offsets, encodings; UCI's real files."""
 
 from pathlib import Path
 
@@ -112,14 +112,16 @@ columns.hr = { code = "VITAL//HR" }
 
 
 def test_date_alone_is_the_day_s_last_moment_so_that_it_cannot_be_known_before(tmp_path):
-    labs = "patient,taken,test,result,unit\n1,2024-01-02,CRP,1,u\n1,2024-01-01,CRP,2,u\n2,2024-01-01,CRP,3,u\n"
+    rows = ["1,2024-01-02,CRP,1,u", "1,2024-01-01,CRP,2,u", "2,2024-01-01,CRP,3,u"]
+    labs = "\n".join(["patient,taken,test,result,unit", *rows])
     patients = patients_of(tables_site(tmp_path / "site", labs))
     assert patients.events["numeric_value"].tolist() == [2, 3]
     assert patients.notices == {"events after the prediction time, not used": 1}
 
 
 def test_names_of_patients_become_the_same_hash_in_every_table_and_in_the_labels(tmp_path):
-    labs = "patient,taken,test,result,unit\nA-1,2024-01-01 10:00,CRP,1,u\n007,2024-01-01 10:00,CRP,3,u\n"
+    rows = ["A-1,2024-01-01 10:00,CRP,1,u", "007,2024-01-01 10:00,CRP,3,u"]
+    labs = "\n".join(["patient,taken,test,result,unit", *rows])
     labels = (
         "subject_id,prediction_time,boolean_value\nA-1,2024-01-02 00:00,1\n007,2024-01-02 00:00,0\n"
     )
