@@ -20,6 +20,7 @@ PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 KEPT_TIMES = ("TM",)
 WRITTEN = {0x00100010, 0x00100020, 0x00120063, 0x00120064}
 """Pseudonyms and what was done: written by us, whatever the table says."""
+TEXT = ("AE", "AS", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
 PREAMBLE = 128
 
 
@@ -91,6 +92,18 @@ def _values(dataset: Dataset) -> dict[int, set[str]]:
 
 
 def _words(element: DataElement) -> set[str]:
-    if element.VR not in ("LO", "SH", "CS", "LT", "ST", "UT", "UC", "PN", "AE", "UR", "AS"):
+    if element.tag.group == 0x0028 or element.VR not in (
+        "LO",
+        "SH",
+        "CS",
+        "LT",
+        "ST",
+        "UT",
+        "UC",
+        "PN",
+        "AE",
+        "UR",
+        "AS",
+    ):
         return set()
     return set(re.findall(r"\w+", str(element.value).lower()))

@@ -125,7 +125,7 @@ def _count(file: str, copied: Copied | None, report: Report, known: dict[str, se
     report.copied += 1
     report.blanked += copied.blanked
     report.attributes.update({str(name): count for name, count in copied.done.items()})
-    known.setdefault(copied.patient, set()).update(copied.words)
+    known.setdefault(copied.patient, set()).update(copied.names)
 
 
 def _copy_notes(

@@ -32,7 +32,7 @@ Done = Literal[
     "UIDs replaced",
     "dates shifted",
     "private removed",
-    "unlisted text removed",
+    "unlisted text and data removed",
     "repeated identifiers removed",
 ]
 
@@ -51,7 +51,10 @@ ACTIONS: Mapping[str, Action] = {
 DATES = ("DA", "DT", "TM")
 BIRTH = {0x00100030, 0x00100032}
 """Date and time of birth: the option on dates does not extend to them."""
-FREE_TEXT = ("LT", "ST", "UT", "UC", "UR", "UN", "AE")
+FREE_TEXT = ("PN", "LT", "ST", "UT", "UC", "UR", "UN", "AE")
+DATA = ("OB", "OD", "OF", "OL", "OV", "OW")
+PIXEL_GROUPS = (0x0028, 0x7FE0)
+"""Of attributes that say how to read and show pixels, and of the pixels."""
 SHORT_TEXT = ("LO", "SH", "CS", "AS")
 NAMING = (
     "PatientID",
@@ -67,7 +70,7 @@ NAMING = (
     "StationName",
     "DeviceSerialNumber",
 )
-SHORTEST = 4
+SHORTEST = 3
 """Characters of a word that is looked for elsewhere; a shorter one stands everywhere by chance."""
 TEXTS: Mapping[str, str | int | bytes] = {
     **dict.fromkeys(("LO", "LT", "SH", "ST", "UC", "UT", "PN", "CS", "AE"), "ANONYMIZED"),
@@ -164,9 +167,11 @@ class Profile:
             self._shift(dataset, element)
         elif element.VR == "UI" and not element.keyword.endswith(("ClassUID", "SyntaxUID")):
             self._listed(dataset, element, "uid")
-        elif element.VR in FREE_TEXT or element.VR == "PN" or element.tag.group in (0x6000, 0x5000):
+        elif element.tag.group in PIXEL_GROUPS:
+            return
+        elif element.VR in FREE_TEXT or element.VR in DATA:
             del dataset[element.tag]
-            self.done["unlisted text removed"] += 1
+            self.done["unlisted text and data removed"] += 1
         elif element.VR in SHORT_TEXT and self.words & set(words_of(element)):
             del dataset[element.tag]
             self.done["repeated identifiers removed"] += 1
@@ -196,10 +201,10 @@ def action_of(tag: BaseTag) -> Action | None:
     return None
 
 
-def identifying_words(dataset: Dataset) -> Iterator[str]:
+def identifying_words(dataset: Dataset, names_only: bool = False) -> Iterator[str]:
     """Yield the words, in lower case, of names of persons, numbers and addresses of a data set."""
     for element in dataset.iterall():
-        if element.VR == "PN" or element.keyword in NAMING:
+        if element.VR == "PN" or (element.keyword in NAMING and not names_only):
             yield from (word for word in words_of(element) if len(word) >= SHORTEST)
 
 

@@ -24,6 +24,7 @@ from clients.deidentify.secret import Secret
 from clients.images.dicom import read_dicom
 from clients.images.picture import UnreadableImage, View
 from clients.images.settings import Region
+from federation.errors import UserError
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "dicom_samples"
 SECRET = Secret(b"k" * 32)
@@ -261,6 +262,33 @@ def test_rule_of_the_site_file_says_what_is_blanked(copied):
     assert copied(Modality="GM", regions=[rule], name="z.dcm")[1]
 
 
+def test_second_file_of_the_same_uid_is_told_and_replaces_nothing(copied, tmp_path):
+    source, copy = copied()
+    shutil.copy(source, source.with_name("again.dcm"))
+    content, out = copy.read_bytes(), copy.parents[2]
+    again = deidentify_image("again.dcm", source.parent, out, SECRET, ())
+    assert again.refused == "another file has the same UID"
+    assert [p for p in out.rglob("*") if p.is_file()] == [copy]
+    assert copy.read_bytes() == content
+
+
+def test_what_the_table_does_not_list_is_kept_only_if_it_is_no_text_and_no_name(copied):
+    tags = {"PatientName": f"{PLANT}^Li", "Manufacturer": f"Works of {PLANT}", "KVP": 80}
+    more = {"BodyPartExamined": "CHEST", "SecondaryReviewerName": "Roe", "ScanOptions": "FAST"}
+
+    def add(data):
+        data.add_new(0x00420012, "LO", "text/plain")
+        data.add_new(0x54000100, "SQ", [Dataset()])
+        data.WaveformSequence[0].add_new(0x54001010, "OB", b"sound of a voice")
+
+    _, copy = copied(add, **tags, **more)
+    data = pydicom.dcmread(copy)
+    assert (data.KVP, data.BodyPartExamined, data.ScanOptions) == (80, "CHEST", "FAST")
+    assert "Manufacturer" not in data
+    assert "SecondaryReviewerName" not in data
+    assert b"voice" not in copy.read_bytes()
+
+
 def test_link_out_of_the_folder_is_refused(copied, tmp_path):
     source, _ = copied()
     (tmp_path / "outside.dcm").write_bytes(source.read_bytes())
@@ -299,6 +327,16 @@ def test_check_of_the_copy_finds_whatever_the_profile_missed(copied, spoil):
     data.save_as(copy, enforce_file_format=True)
     with pytest.raises(LeftBehind):
         check_copy(copy, original, words)
+
+
+def test_full_disk_is_a_message_and_leaves_no_half_copy(copied, monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(image, "check_copy", full)
+    with pytest.raises(UserError, match="No space left"):
+        copied()
+    assert not list(tmp_path.glob("out*/**/*.dcm*"))
 
 
 def test_copy_that_fails_its_check_is_not_kept(copied, monkeypatch):
