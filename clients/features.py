@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -24,6 +24,9 @@ from federation.models.text import PADDING
 from federation.study import EhrSection, ImageSection, TextSection
 from federation.vocabulary import CodeMoments, Vocabulary, bucket_of
 
+EVENTS_AT_ONCE = 1_000_000
+CELLS_AT_ONCE = 4_000_000
+"""Events, and features of all patients, that are in memory at once beside the result."""
 LARGEST_VALUE = 10.0
 """Scaled values are clipped here: a typing error must not drown a site's other values."""
 
@@ -51,14 +54,37 @@ def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) 
         scaled values; ``count`` is log(1 + n); ``since`` is exp(-hours / 24) of the newest;
         ``present`` is 0 or 1.
     """
-    marks = _marks(_in_window(patients, section), vocabulary)
-    shape = (len(patients), vocabulary.places)
-    columns = _aggregates(marks, shape)
-    wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
+    events = patients.events
+    width = vocabulary.places * len(section.aggregates)
+    values = np.zeros((len(patients), width), np.float32)
     present = np.zeros(len(patients), bool)
-    present[marks.row] = True
-    values = torch.from_numpy(wanted.reshape(len(patients), -1).astype(np.float32))
-    return ModalityTensor(values, torch.from_numpy(present), {})
+    for first, last, start, end in _portions(events["row"].to_numpy(), len(patients), width):
+        marks = _marks(_in_window(events.iloc[start:end], section), vocabulary, first)
+        columns = _aggregates(marks, (last - first, vocabulary.places))
+        wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
+        values[first:last] = wanted.reshape(last - first, -1)
+        present[first + marks.row] = True
+    return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), {})
+
+
+def _portions(
+    row: NDArray[np.int64], patients: int, width: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield first and last patient, and first and last event, of portions that fit in memory.
+
+    Args:
+        row: (events,) ascending.
+        patients: all of them.
+        width: of a patient's features.
+    """
+    starts = np.searchsorted(row, np.arange(patients + 1))
+    first = 0
+    while first < patients:
+        by_events = int(np.searchsorted(starts, starts[first] + EVENTS_AT_ONCE, side="right")) - 1
+        last = min(max(by_events, first + 1), first + max(CELLS_AT_ONCE // max(width, 1), 1))
+        last = min(last, patients)
+        yield first, last, int(starts[first]), int(starts[last])
+        first = last
 
 
 def code_moments(
@@ -69,7 +95,7 @@ def code_moments(
     A code is left out unless at least ``minimum_cell`` training patients have it; its moments
     are left out unless as many have a value of it.
     """
-    events = _in_window(patients, section)
+    events = _in_window(patients.events, section)
     events = events[events["row"].isin(patients.splits["train"])]
     skipped = Vocabulary((), {}, 1)
     found: dict[str, CodeMoments] = {}
@@ -172,8 +198,7 @@ def tokens_of(note: str) -> list[str]:
     return [token for both in zip(words, [*pairs, ""], strict=False) for token in both if token]
 
 
-def _in_window(patients: Patients, section: EhrSection) -> pd.DataFrame:
-    events = patients.events
+def _in_window(events: pd.DataFrame, section: EhrSection) -> pd.DataFrame:
     if section.window_hours is None:
         return events
     return events[~(events["hours_before"] > section.window_hours)]
@@ -189,7 +214,8 @@ class _Marks:
     value: NDArray[np.float64]
 
 
-def _marks(events: pd.DataFrame, vocabulary: Vocabulary) -> _Marks:
+def _marks(events: pd.DataFrame, vocabulary: Vocabulary, first: int) -> _Marks:
+    """Spread events; rows count from patient ``first``."""
     categories = [str(code) for code in events["code"].cat.categories]
     places = [vocabulary.places_of(code) for code in categories]
     code = events["code"].cat.codes.to_numpy()
@@ -199,7 +225,7 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary) -> _Marks:
         place = np.array([where[depth] if depth < len(where) else -1 for where, _ in places])[code]
         valued = np.array([-1 if target is None else target for _, target in places])[code]
         kept = place >= 0
-        rows.append(events["row"].to_numpy()[kept])
+        rows.append(events["row"].to_numpy()[kept] - first)
         marked.append(place[kept])
         hours.append(events["hours_before"].to_numpy()[kept])
         values.append(np.where(place == valued, scaled, np.nan)[kept])

@@ -20,9 +20,9 @@ import tomli_w
 from numpy.typing import NDArray
 
 from clients.site import Site, load_site
+from clients.store import no_room
 from federation.errors import UserError
 from federation.validation import read_toml
-from simulations.store import no_room
 
 SITE_FILE = "site.toml"
 STATE = "state"
@@ -51,7 +51,12 @@ def fingerprint(file: str) -> str:
         key = (site.state / "patient.key").read_bytes()
     except (UserError, OSError):
         return ""
-    tables = [site.labels, *sorted(site.events.rglob("*.parquet"))]
+    files = [
+        file
+        for file in sorted(site.events.rglob("*"))
+        if file.is_file() and not file.is_relative_to(site.state)
+    ]
+    tables = [*([site.labels] if site.labels else []), *files]
     sizes = [(os.path.relpath(table, site.events), table.stat().st_size) for table in tables]
     return hashlib.sha256(site.file.read_bytes() + key + repr(sizes).encode()).hexdigest()
 
@@ -119,7 +124,13 @@ def _sources(site: Site) -> list[tuple[str, str, Path]]:
             if file is not None:
                 source = site.file.parent / file
                 found.append((f"data.{name}.link.{key}", f"{name}-{key}.csv", source))
-    return [*found, ("data.labels", f"labels{site.labels.suffix}", site.labels)]
+    exclude = site.settings.data.exclude
+    for key in ("hashes", "key", "identifiers") if exclude is not None else ():
+        if (file := getattr(exclude, key)) is not None:
+            found.append((f"data.exclude.{key}", f"exclude-{key}", site.file.parent / file))
+    if site.labels is not None:
+        found.append(("data.labels", f"labels{site.labels.suffix}", site.labels))
+    return found
 
 
 def _as_sent(site: Site) -> dict[str, Any]:

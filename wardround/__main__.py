@@ -9,7 +9,17 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, deidentify, ledger, pull, run, site, sweep
+from wardround import (
+    data,
+    deidentify,
+    ledger,
+    pull,
+    run,
+    site,
+    site_check,
+    site_hashes,
+    sweep,
+)
 
 cli = typer.Typer(
     name="wardround",
@@ -35,6 +45,8 @@ run.register(cli)
 data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
+site_check.register(site.site)
+site_hashes.register(site.site)
 deidentify.register(site.site)
 pull.register(site.site)
 site.register(cli)

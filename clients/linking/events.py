@@ -17,7 +17,7 @@ from clients.linking.images import link_images
 from clients.linking.notes import link_notes
 from clients.linking.rules import load_rule
 from clients.site import Site
-from clients.sources.meds import EVENT_COLUMNS
+from clients.sources.schema import EVENT_COLUMNS
 
 logger = logging.getLogger("wardround.site")
 

@@ -56,9 +56,9 @@ def make(tmp_path, write_site, write_dicom, make_study):
 
 
 def linked(patients, prefix="IMAGE//"):
-    """Subject, code and text of the linked events."""
+    """Subject, code and text of the linked events; the patients are 1 to 6, in order."""
     events = patients.events[patients.events["code"].astype(str).str.startswith(prefix)]
-    subjects = patients.subject_ids[events["row"]]
+    subjects = events["row"] + 1
     return sorted(
         zip(subjects.tolist(), events["code"].astype(str), events["text_value"], strict=True)
     )
