@@ -22,7 +22,7 @@ def folder(tmp_path_factory, write_site):
 
 
 def splits(first, patients):
-    """Sick and well patients alike, the same in every session: margins here are no matter of luck."""
+    """Sick and well patients alike, the same in every session."""
     names = ["train"] * 6 + ["tuning"] * 2 + ["held_out"] * 2
     return {first + k: names[k % 10] for k in range(patients)}
 
