@@ -16,6 +16,7 @@ from pathlib import Path
 from clients.app import Asked, answer
 from clients.ledger import Ledger, commitment_to, site_ledger
 from clients.ledger_file import LEDGER
+from clients.memory import Memory
 from clients.replies import StoredReplies
 from clients.workbench import Cohort, Workbench
 from federation.bodies import Body, PrepareBody, Status
@@ -77,6 +78,10 @@ class RehearsalBench(Workbench):
     def replies(self, file: str) -> StoredReplies:
         """Return an empty store."""
         return StoredReplies(self._scratch / "replies")
+
+    def memory(self, file: str, run: str, model: str) -> Memory:
+        """Return an empty memory."""
+        return Memory(self._scratch / "personal")
 
     def _copied(self, file: str) -> Ledger:
         site, copy = self.site(file), self._scratch / LEDGER
