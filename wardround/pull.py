@@ -19,7 +19,7 @@ def pull(
         Path, typer.Argument(help="A site's folder or its site.toml.", show_default=False)
     ],
 ) -> None:
-    """Bring the images of [data.images.pacs] from the PACS to the site's image folder."""
+    """Bring the images that data.images.pacs asks for from the PACS to the image folder."""
     from clients.images.pacs import REPORT, pull_images
     from clients.site import load_site
 

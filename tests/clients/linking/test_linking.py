@@ -88,6 +88,7 @@ def test_tag_links_and_what_is_nobodys_is_listed_at_the_site_alone(make, caplog)
     with caplog.at_level(logging.WARNING, "wardround.site"):
         patients = read()
     assert linked(patients) == [(1, "IMAGE//CR", "a"), (2, "IMAGE//DX", "sub/b.dcm")]
+    assert patients.excluded == {}  # a stranger's image is no patient without a label
     assert unlinked(site) == {
         "stranger": "not a patient of this site's labels",
         "named": "not a patient of this site's labels",
