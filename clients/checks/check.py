@@ -16,6 +16,7 @@ from clients.checks.identifiers import identifier_findings
 from clients.checks.images import ImageFiles, image_findings, look_at_images
 from clients.checks.labels import label_findings
 from clients.checks.leakage import leakage_findings
+from clients.checks.linked import linked_findings
 from clients.checks.patterns import masked
 from clients.checks.rehearsal import RehearsalBench, Step, rehearse
 from clients.checks.scan import Scan, scan_events
@@ -173,6 +174,7 @@ def _of_patients(
         yield from cluster_findings(scan, set())
         return
     yield from label_findings(patients, site.policy, "data.labels")
+    yield from linked_findings(patients, site)
     found = signals(patients)
     evidence.codes = tuple(found)
     yield from leakage_findings(found, scan, site.policy.minimum_cell)

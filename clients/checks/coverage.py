@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,4 @@ def _plain(code: str) -> str:
 
 
 def _near(code: str, guess: str) -> bool:
-    import difflib
-
     return difflib.SequenceMatcher(None, code, guess).ratio() > 0.85

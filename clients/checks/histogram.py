@@ -31,10 +31,3 @@ def value_of(bins: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(
         bins == HALF, 0.0, np.sign(bins - HALF) * 10 ** (step / PER_DECADE + DECADES[0])
     )
-
-
-def quantiles(counts: NDArray[np.int64], at: tuple[float, ...]) -> list[float]:
-    """Return quantiles of the values behind a histogram, to within a bin."""
-    total = np.cumsum(counts)
-    places = np.searchsorted(total, np.array(at) * total[-1], side="left")
-    return [float(value) for value in value_of(np.minimum(places, BINS - 1))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -84,25 +84,27 @@ def _in_texts(scan: Scan, notes_used: bool) -> Iterator[Finding]:
         "text_value of other events": _kinds(scan, lambda code: not code.startswith((NOTE, IMAGE))),
     }
     for place, kinds in by_place.items():
-        if not kinds:
-            continue
-        told = named((f"{kind} {count:,}" for kind, count in kinds.items()), 8)
-        used = place == "notes" and notes_used
-        yield Finding(
-            "warning" if used else "note",
-            "identifiers",
-            place,
-            f"what looks like identifiers, by events: {told}",
-            "A model that reads the notes may learn them: `wardround site deidentify` writes "
-            "copies without."
-            if used
-            else "Training reads none of it and nothing of it leaves. Leave it out of the export "
-            "where it is not needed.",
-        )
+        if kinds:
+            yield text_finding(place, kinds, used=place == "notes" and notes_used)
 
 
-def _kinds(scan: Scan, chosen: object) -> dict[str, int]:
-    assert callable(chosen)
+def text_finding(place: str, kinds: Mapping[str, int], used: bool) -> Finding:
+    """Return what to say of identifiers in texts: how many of each kind, and who reads them."""
+    return Finding(
+        "warning" if used else "note",
+        "identifiers",
+        place,
+        "what looks like identifiers, by events: "
+        + named((f"{kind} {count:,}" for kind, count in kinds.items()), 8),
+        "A model that reads the notes may learn them: `wardround site deidentify` writes copies "
+        "without."
+        if used
+        else "Training reads none of it and nothing of it leaves. Leave it out of the export "
+        "where it is not needed.",
+    )
+
+
+def _kinds(scan: Scan, chosen: Callable[[str], bool]) -> dict[str, int]:
     counts: dict[str, int] = defaultdict(int)
     for (kind, code), count in scan.texts.found.items():
         if chosen(code):

@@ -191,7 +191,7 @@ class _Scanner:
             born=int(born.sum()),
             repeated=self._repeated,
             alike=tuple(int(n) for n in alike[alike > 1]),
-            texts=self._texts.counts(self._codes.names, subjects),
+            texts=self._texts.counts(self._codes.names),
         )
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from clients.checks.finding import Finding
+from clients.checks.finding import Finding, Topic
 from clients.site import Site
 from clients.workbench import choose_device
 from federation.errors import UserError
@@ -53,10 +53,10 @@ def state_findings(site: Site) -> Iterator[Finding]:
         yield blocked(error, "site")
 
 
-def blocked(error: UserError, topic: str) -> Finding:
+def blocked(error: UserError, topic: Topic) -> Finding:
     """Return what a user must correct as a blocker."""
     place = f"{_short(error.where)}: {error.field}" if error.field else _short(error.where)
-    return Finding("blocker", topic, place, error.problem, error.remedy or "Correct the file.")  # type: ignore[arg-type]
+    return Finding("blocker", topic, place, error.problem, error.remedy or "Correct the file.")
 
 
 def _short(where: str) -> str:

@@ -20,6 +20,8 @@ PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 KEPT_TIMES = ("TM",)
 WRITTEN = {0x00100010, 0x00100020, 0x00120063, 0x00120064}
 """Pseudonyms and what was done: written by us, whatever the table says."""
+TEXT = ("AE", "AS", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
+IMAGE_TYPES = {0x00080008, 0x00089007}
 PREAMBLE = 128
 
 
@@ -91,6 +93,6 @@ def _values(dataset: Dataset) -> dict[int, set[str]]:
 
 
 def _words(element: DataElement) -> set[str]:
-    if element.VR not in ("LO", "SH", "CS", "LT", "ST", "UT", "UC", "PN", "AE", "UR", "AS"):
+    if element.tag.group == 0x0028 or element.tag in IMAGE_TYPES or element.VR not in TEXT:
         return set()
     return set(re.findall(r"\w+", str(element.value).lower()))

@@ -25,7 +25,8 @@ from clients.linking.notes import link_notes
 from clients.linking.rules import load_rule
 from clients.outbound import CODE
 from clients.site import Site
-from clients.sources.meds import event_files
+from clients.sources.registry import site_events
+from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
 
 REPORT = "deidentified.json"
@@ -37,7 +38,6 @@ NOTES = pa.schema(
         "text_value": pa.string(),
     }
 )
-ROWS = 65_536
 Note = tuple[str, datetime | None, str, str]
 """Patient, time, code and text."""
 
@@ -125,7 +125,7 @@ def _count(file: str, copied: Copied | None, report: Report, known: dict[str, se
     report.copied += 1
     report.blanked += copied.blanked
     report.attributes.update({str(name): count for name, count in copied.done.items()})
-    known.setdefault(copied.patient, set()).update(copied.words)
+    known.setdefault(copied.patient, set()).update(copied.names)
 
 
 def _copy_notes(
@@ -155,13 +155,13 @@ def _notes(site: Site, report: Report) -> Iterator[list[Note]]:
         report.refused.update(f"note: {reason}" for reason in unlinked.values())
         report.files.update({f"note: {file}": reason for file, reason in unlinked.items()})
         yield [(note.patient, note.time, note.code, note.text) for note in linked]
-    for file in event_files(site.events):
-        for batch in pq.ParquetFile(file).iter_batches(ROWS, columns=NOTES.names):
-            codes = batch.column("code").cast(pa.string())
-            chosen = pc.and_(pc.starts_with(codes, "NOTE//"), batch["text_value"].is_valid())
-            if (rows := batch.filter(chosen)).num_rows:
-                subjects, *others = (rows.column(name).to_pylist() for name in NOTES.names)
-                yield list(zip(map(str, subjects), *others, strict=True))
+    subjects = SubjectIds(site.patient_key)
+    for batch in site_events(site, subjects):
+        codes = batch.column("code").cast(pa.string())
+        chosen = pc.and_(pc.starts_with(codes, "NOTE//"), batch["text_value"].is_valid())
+        if (rows := batch.filter(chosen)).num_rows:
+            ids, *others = (rows.column(name).to_pylist() for name in NOTES.names)
+            yield list(zip(map(subjects.name_of, ids), *others, strict=True))
 
 
 def _make_empty(out: Path, site: Site) -> None:

@@ -34,6 +34,7 @@ from clients.images.dicom_frame import decode_frame, opened, stored_bits
 from clients.images.paths import inside
 from clients.images.picture import MOST_PIXELS, Refusal, UnreadableImage, View
 from clients.images.settings import Region
+from federation.errors import UserError
 
 METHOD = "Wardround: PS3.15 2026c Basic Application Level Confidentiality Profile"
 OPTIONS = (
@@ -46,7 +47,15 @@ MOST_BYTES = 2**30
 MOST_BLANKED = 8 * MOST_PIXELS
 """Values of one file, over its frames, that are decoded to be blanked."""
 
-Outcome = Refusal | BurnedIn | Literal["a header that cannot be read", "the copy failed its check"]
+Outcome = (
+    Refusal
+    | BurnedIn
+    | Literal[
+        "a header that cannot be read",
+        "the copy failed its check",
+        "another file has the same UID",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,14 @@ class Copied:
     Attributes:
         refused: why there is no copy; None if there is one.
         patient: the PatientID as it was, for what else is known of the patient; "" if none.
-        words: identifying words of the file, in lower case. They stay at the site.
+        names: words of the names of persons in the header, in lower case. They stay at the site.
         done: what was done, counted by attribute.
         blanked: whether pixels were.
     """
 
     refused: Outcome | None
     patient: str = ""
-    words: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
     done: Counter[Done] = field(default_factory=Counter)
     blanked: bool = False
 
@@ -71,7 +80,11 @@ class Copied:
 def deidentify_image(
     file: str, folder: Path, out: Path, secret: Secret, regions: Sequence[Region]
 ) -> Copied:
-    """Write a copy of a file, named by pseudonyms, below ``out``, or say why there is none."""
+    """Write a copy of a file, named by pseudonyms, below ``out``, or say why there is none.
+
+    Raises:
+        UserError: if the disk is full, or ``out`` cannot be written.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote the values of tags
         try:
@@ -82,6 +95,8 @@ def deidentify_image(
             return Copied(error.reason)
         except LeftBehind:
             return Copied("the copy failed its check")
+        except OSError as error:
+            raise UserError(out, f"cannot be written: {error.strerror}") from None
         except Exception:  # damaged headers raise anything at all, and may quote themselves
             return Copied("a header that cannot be read")
 
@@ -110,12 +125,19 @@ def _copied(path: Path, out: Path, secret: Secret, regions: Sequence[Region]) ->
     copy = target / f"{_short(dataset.SOPInstanceUID)}.dcm"
     draft = copy.with_name(f".{copy.name}.{os.getpid()}")
     try:
+        os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return Copied("another file has the same UID")
+    try:
         dataset.save_as(draft, enforce_file_format=True)
         check_copy(draft, original, words)
-        draft.replace(copy)
-    finally:
+    except BaseException:
+        copy.unlink()
         draft.unlink(missing_ok=True)
-    return Copied(None, patient, words, profile.done, bool(rectangles))
+        raise
+    draft.replace(copy)
+    names = frozenset(identifying_words(original, names_only=True))
+    return Copied(None, patient, names, profile.done, bool(rectangles))
 
 
 def _short(uid: object) -> str:

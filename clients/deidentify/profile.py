@@ -19,7 +19,6 @@ from typing import Literal
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from clients.deidentify.secret import Secret, shifted
@@ -32,8 +31,8 @@ Done = Literal[
     "UIDs replaced",
     "dates shifted",
     "private removed",
-    "unlisted text removed",
-    "repeated identifiers removed",
+    "unlisted text and data removed",
+    "repeated identifiers emptied",
 ]
 
 EDITION = "dicomfields_2026c"
@@ -51,24 +50,34 @@ ACTIONS: Mapping[str, Action] = {
 DATES = ("DA", "DT", "TM")
 BIRTH = {0x00100030, 0x00100032}
 """Date and time of birth: the option on dates does not extend to them."""
-FREE_TEXT = ("LT", "ST", "UT", "UC", "UR", "UN", "AE")
+FREE_TEXT = ("PN", "LT", "ST", "UT", "UC", "UR", "UN", "AE")
+DATA = ("OB", "OD", "OF", "OL", "OV", "OW")
+PIXEL_GROUPS = (0x0028, 0x7FE0)
+"""Of attributes that say how to read and show pixels, and of the pixels."""
+REFERENCED_STUDY = 0x00081110
+"""The one sequence that may be emptied by the table, but not by the module that it is of."""
+KINDS = {0x00080008, 0x00089007}
+"""Type of image and of frame: codes that must be there, such as PERFUSION, whoever is called so."""
 SHORT_TEXT = ("LO", "SH", "CS", "AS")
 NAMING = (
     "PatientID",
     "OtherPatientIDs",
     "AccessionNumber",
     "AdmissionID",
-    "StudyID",
     "PatientAddress",
     "PatientTelephoneNumbers",
-    "MilitaryRank",
     "InstitutionName",
     "InstitutionAddress",
-    "StationName",
     "DeviceSerialNumber",
 )
-SHORTEST = 4
+SHORTEST = 3
 """Characters of a word that is looked for elsewhere; a shorter one stands everywhere by chance."""
+COMMON = {
+    *("and", "anonymous", "center", "centre", "clinic", "department", "doctor", "hospital"),
+    *("imaging", "medical", "none", "not", "patient", "physician", "primary", "radiology"),
+    *("the", "unknown", "university", "volume", "ward"),
+}
+"""Words of names and addresses that tell of nobody, and stand in codes and makers' names."""
 TEXTS: Mapping[str, str | int | bytes] = {
     **dict.fromkeys(("LO", "LT", "SH", "ST", "UC", "UT", "PN", "CS", "AE"), "ANONYMIZED"),
     "AS": "000Y",
@@ -127,7 +136,7 @@ class Profile:
             del dataset[element.tag]
             self.done["removed"] += 1
         elif action == "empty":
-            element.value = None
+            element.value = [] if element.VR == "SQ" else None
             self.done["emptied"] += 1
         elif action == "dummy":
             element.value = TEXTS[element.VR]
@@ -138,9 +147,10 @@ class Profile:
 
     def _sequence(self, dataset: Dataset, element: DataElement, action: Action) -> None:
         """Empty a sequence, or go through its items; references keep only replaced UIDs."""
-        if action == "empty":
-            element.value = Sequence()
-            self.done["emptied"] += 1
+        if action == "empty" and element.tag == REFERENCED_STUDY:
+            action = "remove"
+        if action in ("empty", "remove"):
+            self._listed(dataset, element, action)
             return
         for item in element.value:
             self.apply(item, forced="dummy" if action == "dummy" else None)
@@ -164,12 +174,14 @@ class Profile:
             self._shift(dataset, element)
         elif element.VR == "UI" and not element.keyword.endswith(("ClassUID", "SyntaxUID")):
             self._listed(dataset, element, "uid")
-        elif element.VR in FREE_TEXT or element.VR == "PN" or element.tag.group in (0x6000, 0x5000):
+        elif element.tag.group in PIXEL_GROUPS or element.tag in KINDS:
+            return
+        elif element.VR in FREE_TEXT or element.VR in DATA:
             del dataset[element.tag]
-            self.done["unlisted text removed"] += 1
+            self.done["unlisted text and data removed"] += 1
         elif element.VR in SHORT_TEXT and self.words & set(words_of(element)):
-            del dataset[element.tag]
-            self.done["repeated identifiers removed"] += 1
+            element.value = None  # and not removed: some must be there, if empty
+            self.done["repeated identifiers emptied"] += 1
 
 
 @functools.cache
@@ -196,11 +208,12 @@ def action_of(tag: BaseTag) -> Action | None:
     return None
 
 
-def identifying_words(dataset: Dataset) -> Iterator[str]:
+def identifying_words(dataset: Dataset, names_only: bool = False) -> Iterator[str]:
     """Yield the words, in lower case, of names of persons, numbers and addresses of a data set."""
     for element in dataset.iterall():
-        if element.VR == "PN" or element.keyword in NAMING:
-            yield from (word for word in words_of(element) if len(word) >= SHORTEST)
+        if element.VR == "PN" or (element.keyword in NAMING and not names_only):
+            words = words_of(element)
+            yield from (word for word in words if len(word) >= SHORTEST and word not in COMMON)
 
 
 def words_of(element: DataElement) -> list[str]:

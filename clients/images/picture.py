@@ -98,17 +98,16 @@ def luminance(colour: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Fit an image into a square by averaging areas, padding the shorter side with black."""
-    import torch
-    from torch.nn.functional import interpolate
+    from PIL import Image
 
     if image.shape == (size, size):
         return image
     height, width = image.shape
     ratio = size / max(height, width)
-    inner = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-    tensor = torch.from_numpy(np.ascontiguousarray(image))[None, None]
-    fitted = interpolate(tensor, inner, mode="bilinear", antialias=True, align_corners=False)
+    rows, columns = max(1, round(height * ratio)), max(1, round(width * ratio))
+    whole = Image.fromarray(np.ascontiguousarray(image))  # float32 stays float32
+    fitted = np.asarray(whole.resize((columns, rows), Image.Resampling.BILINEAR), np.float32)
     square = np.zeros((size, size), np.float32)
-    top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
-    square[top : top + inner[0], left : left + inner[1]] = fitted[0, 0].clamp(0, 1).numpy()
+    top, left = (size - rows) // 2, (size - columns) // 2
+    square[top : top + rows, left : left + columns] = np.clip(fitted, 0, 1)
     return square

@@ -64,8 +64,8 @@ def _until_crash(
     running: dict[Future[R], int] = {}
     done = set[int]()
     context = multiprocessing.get_context("forkserver")
-    # What takes seconds to import is imported once, in the process that the others are forked from.
-    context.set_forkserver_preload(["clients.images.read", "torch"])
+    # Imported once, in the process that the others are forked from.
+    context.set_forkserver_preload(["clients.images.read"])
     most = min(workers, len(places))
     pool = ProcessPoolExecutor(most, context, initializer=partial(_bound, MOST_MEMORY))
     try:

@@ -94,7 +94,8 @@ def link_images(
 def _linked_dicom(
     settings: ImagesSection, folder: Path, rule: Rule, files: Sequence[str]
 ) -> tuple[list[ImageEvent], dict[str, str]]:
-    work = partial(_scan, folder=folder, view=settings.view, tag=rule.section.tag)
+    tag = rule.section.tag if rule.section.by == "tag" else None
+    work = partial(_scan, folder=folder, view=settings.view, tag=tag)
     events: list[ImageEvent] = []
     unlinked: dict[str, str] = {}
     series: dict[tuple[str, str], list[tuple[ImageEvent, Slice]]] = {}
@@ -138,20 +139,20 @@ def _of_volume(
     return ImageEvent(chosen.patient, max(times) if times else None, chosen.code, chosen.file)
 
 
-def _scan(file: str, folder: Path, view: View, tag: str) -> _Scanned | Refusal:
+def _scan(file: str, folder: Path, view: View, tag: str | None) -> _Scanned | Refusal:
     """Read where, when and of whom a file is; its pixels are not read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote the values of tags
         try:
             path = inside(folder, file)
-            asked = [*SLICE_TAGS, *view.select, *view.exclude, tag, "Modality"]
+            asked = [*SLICE_TAGS, *view.select, *view.exclude, "Modality"]
             dated = [name for names in TIMES for name in names if name]
-            with opened(path, [*asked, *dated]) as source:
+            with opened(path, [*asked, *dated, *([tag] if tag else [])]) as source:
                 if not source.header.get("Rows"):
                     return "no pixels"
                 modality = str(source.header.get("Modality", "")).upper()
                 return _Scanned(
-                    tag=str(source.header.get(tag) or ""),
+                    tag=str(source.header.get(tag) or "") if tag else "",
                     time=_time(source.header),
                     modality=modality if re.fullmatch(r"[A-Z0-9]{1,16}", modality) else "OT",
                     slice=slice_of(path, source.header, view),

@@ -277,3 +277,22 @@ def test_patients_without_what_the_site_offers_are_counted_without_a_study_too(s
     assert check.evidence.present == {"text": 30}
     (one,) = told(check, "warning", "modalities")
     assert one.what == "70 patients of 100 lack it"
+
+
+def test_files_that_are_nobody_s_and_identifiers_in_note_files_are_told(site):
+    folder = site()
+    (folder / "notes").mkdir()
+    for subject in range(1, 51):
+        (folder / f"notes/p{subject}.txt").write_text(f"Seen by Dr. {SECRET}, well.")
+    for stranger in ("p9000.txt", "readme.txt"):
+        (folder / "notes" / stranger).write_text("no patient")
+    with (folder / "site.toml").open("a") as file:
+        file.write(
+            '[data.notes]\nformat = "files"\npath = "notes"\n[data.notes.link]\nby = "file_name"\n'
+            'pattern = "p(?P<patient>[0-9]+)"\nundated = true\n'
+        )
+    check = found(folder)
+    assert "note files" in [o.where for o in told(check, "warning", "identifiers")], check.findings
+    (unlinked,) = [one for one in check.findings if one.where == "data.notes.link"]
+    assert unlinked.what.startswith("2 files of notes")
+    assert SECRET not in json.dumps(check.to_json()) + render(check)

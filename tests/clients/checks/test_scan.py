@@ -93,9 +93,14 @@ def test_scan_of_the_mimic_demo_agrees_with_its_files(mimic_site):
 
 
 @pytest.mark.parametrize("text", ["Mr. Jones", "seen 2024-03-01", "MRN 1234567"])
-def test_identifiers_are_counted_by_code_and_patient(text):
+def test_identifiers_in_texts_are_counted_by_code(text):
     rows = [(s, NOON, "NOTE//X", None, f"{text}, well") for s in (1, 1, 2)]
     rows += [(3, NOON, "NOTE//X", None, "no fever, lungs clear"), (4, NOON, "LAB//A", 1.0, None)]
     found = scan_events(batches(rows, 2)).texts
-    assert list(found.found.values()) == [3]
-    assert list(found.patients.values()) == [2]
+    assert [(code, count) for (_, code), count in found.found.items()] == [("NOTE//X", 3)]
+
+
+def test_file_names_with_their_own_patient_s_number_are_counted():
+    files = {10_001: "a-10001.dcm", 10_002: "a-10001.dcm", 10_003: "b.dcm"}
+    rows = [(s, NOON, "IMAGE//CR", None, name) for s, name in files.items()]
+    assert scan_events(batches(rows, 2)).texts.files == 1

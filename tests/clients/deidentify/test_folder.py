@@ -7,11 +7,13 @@ import stat
 import pyarrow.parquet as pq
 import pydicom
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 from clients.deidentify.folder import deidentify_site
 from clients.site import load_site
 from federation.errors import UserError
+from federation.validation import read_toml
 from wardround.__main__ import cli
 
 NAME = "Zorbax"
@@ -106,3 +108,21 @@ def test_notes_in_files_are_copied_too(tmp_path, write_site):
     assert "note: the pattern does not fit the name: 1" in result.output
     (row,) = pq.read_table(tmp_path / "out" / "notes.parquet").to_pylist()
     assert row["text_value"] == "Seen by [NAME] on [DATE]."
+
+
+def test_notes_of_another_format_are_copied_under_the_names_of_the_export(tmp_path, write_site):
+    folder = write_site(tmp_path / "s", 4)
+    (folder / "tables").mkdir()
+    (folder / "tables" / "notes.csv").write_text(
+        "patient,time,text\n002-77,2024-01-05 10:00,002-77 seen by Dr. Roe\n"
+    )
+    document = read_toml(folder / "site.toml")
+    table = {"file": "notes.csv", "subject": "patient", "time": "time"}
+    columns = {"text": {"code": "NOTE//WARD", "kind": "text"}}
+    events = {"format": "tables", "path": "tables", "tables": [table | {"columns": columns}]}
+    document["data"] |= {"events": events, "notes": {"format": "meds"}}
+    (folder / "site.toml").write_text(tomli_w.dumps(document))
+    assert run(folder, "--out", tmp_path / "out").exit_code == 0
+    (row,) = pq.read_table(tmp_path / "out" / "notes.parquet").to_pylist()
+    assert row["text_value"] == "[NAME] seen by [NAME]"
+    assert row["time"].year < 2024
