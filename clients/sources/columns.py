@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,11 +125,18 @@ def _csv_names(file: Path, layout: Layout) -> list[str]:
     said = _said(file, "not a readable text file (damaged, or truncated gzip)")
     with said, pa.input_stream(str(file), compression="detect") as stream:
         start = stream.read(LARGEST_HEADER)
-    text = _decoded(file, start, layout).lstrip("\ufeff").partition("\n")[0]
-    header = next(csv.reader(io.StringIO(text), delimiter=layout.delimiter), [])
+    line = _first_line(_decoded(file, start, layout).lstrip("\ufeff"))
+    try:
+        header = next(csv.reader([line], delimiter=layout.delimiter), [])
+    except csv.Error:  # a name of over 131,072 characters
+        raise UserError(file, "the header line cannot be read") from None
     if not header:
         raise UserError(file, "is empty; expected a header line with the names of the columns")
     return [name.strip() for name in header]
+
+
+def _first_line(text: str) -> str:
+    return re.split(r"\r\n|\r|\n", text, maxsplit=1)[0]
 
 
 def _decoded(file: Path, start: bytes, layout: Layout) -> str:
@@ -140,7 +146,7 @@ def _decoded(file: Path, start: bytes, layout: Layout) -> str:
     except LookupError:
         raise UserError(file, f'"{layout.encoding}" is no encoding', field="encoding") from None
     text = decoder.decode(start)
-    if "\ufffd" in text.partition("\n")[0]:
+    if "\ufffd" in _first_line(text):
         raise _not_text(file, layout, "the header")
     return text
 

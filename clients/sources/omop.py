@@ -203,7 +203,7 @@ class _Batch:
 
     def numbers(self, column: str) -> NDArray[np.float64]:
         found = read_numbers(self.rows.columns[column], NO_VALUE)
-        self._first(found.bad, column, "expected a number")
+        self.check(found.bad, column, "expected a number")
         return found.values
 
     def times(self, moment: str, day: str, early: bool = False) -> pa.Array:
@@ -211,11 +211,11 @@ class _Batch:
         arrays = []
         for column in (moment, day):
             found = read_times(self.rows.columns[column], NO_VALUE, early=early)
-            self._first(found.bad, column, "expected a date or a time without a zone")
+            self.check(found.bad, column, "expected a date or a time without a zone")
             arrays.append(found.array())
         return pc.coalesce(*arrays)
 
-    def _first(self, bad: NDArray[np.bool_], column: str, problem: str) -> None:
+    def check(self, bad: NDArray[np.bool_], column: str, problem: str) -> None:
         if bad.any():
             raise self.rows.error(column, int(np.flatnonzero(bad)[0]), problem)
 
@@ -256,7 +256,7 @@ def _person(batch: _Batch) -> Iterator[pa.RecordBatch]:
         for i in range(len(born))
     ]
     built = read_times(pa.array(written, pa.string()), (), early=True)
-    batch._first(built.bad, "year_of_birth, month_of_birth, day_of_birth", "expected a date")
+    batch.check(built.bad, "year_of_birth, month_of_birth, day_of_birth", "expected a date")
     born = pc.coalesce(born, built.array())
     known = pc.is_valid(born)
     code = pc.if_else(known, BIRTH, pa.scalar(None, pa.string()))
@@ -279,7 +279,7 @@ def _clinical(batch: _Batch, table: ClinicalTable, concepts: _Concepts) -> Itera
         answers = concepts.codes(batch.concept("value_as_concept_id"), None)
         both = pc.binary_join_element_wise(codes, answers, "//", null_handling="emit_null")
         codes = pc.coalesce(both, codes)
-        values = pa.array(numbers.astype(np.float32), mask=np.isnan(numbers))
+        values = pa.array(numbers, mask=np.isnan(numbers))
     yield from batch.events(batch.times(table.moment, table.day), codes, values)
 
 

@@ -61,13 +61,11 @@ def read_words(column: pa.Array, missing: Sequence[str]) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
-        numbers = column.to_numpy(zero_copy_only=False)
-        finite = np.isfinite(numbers)
-        if finite.any() and (numbers[finite] % 1 == 0).all() and abs(numbers[finite]).max() < 2**53:
-            whole = np.where(finite, numbers, 0).astype(np.int64)
-            column = pa.array(whole, mask=~finite)
-        else:
-            column = pa.array(numbers, mask=np.isnan(numbers))
+        numbers = column.to_numpy(zero_copy_only=False).astype(np.float64)
+        whole = (np.abs(numbers) < 2**53) & (numbers == np.round(numbers))
+        short = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.string())
+        long = pa.array(numbers, mask=np.isnan(numbers)).cast(pa.string())
+        column = pc.if_else(pa.array(whole), short, long)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         column = column.cast(pa.string())
     words = pc.utf8_trim_whitespace(column.cast(pa.string()))

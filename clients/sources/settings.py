@@ -111,6 +111,8 @@ class TableSection(Section):
             raise ValueError('"value", "text", "unit" and "units" go with "code"')
         if self.units and self.unit is None:
             raise ValueError('"units" needs "unit": the column that holds them')
+        if self.static and any(c.kind == "age" for c in self.columns.values()):
+            raise ValueError('kind = "age" needs a time, and so no "static"')
         if not self._always_timed():
             raise ValueError('give "time" or "offset", or "static = true" for what is always known')
         return self

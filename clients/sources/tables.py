@@ -147,6 +147,8 @@ class _Table:
             has_text = np.zeros(len(rows), bool)
             if texts is not None:
                 has_text = pc.is_valid(texts).to_numpy(zero_copy_only=False)
+            if without := int((empty & ~has_text).sum()):
+                self.told.rows["row without a value"] += without
             there &= ~empty | has_text
         yield from self._emit(owner, at, codes, values, texts, there)
 
@@ -216,8 +218,9 @@ class _Table:
             years = read_numbers(cells, missing, self.table.decimal, column.values)
             wrong = years.bad | (years.limit != 0) | (years.values < 0) | (years.values > 150)
             self._bad(rows, name, wrong, owner, "expected an age in years")
-            there = ~np.isnan(years.values) & ~wrong & (at != _NEVER)
-            born = at - np.where(there, years.values * column.factor * YEAR, 0).astype(np.int64)
+            there = ~np.isnan(years.values) & ~wrong
+            lived = np.where(there, years.values * column.factor * YEAR, 0).astype(np.int64)
+            born = np.where(at == _NEVER, _NEVER, at - lived)
             yield from self._emit(owner, born, codes, nothing, None, there)
         elif column.kind == "time":
             early = column.code == BIRTH
@@ -266,7 +269,7 @@ class _Table:
             ends = pa.array(["", ABOVE_LIMIT, BELOW_LIMIT]).take(pa.array(values.limit % 3))
             codes = pc.binary_join_element_wise(codes, ends, "", null_handling="emit_null")
         times = pa.array(at, pa.int64(), mask=at == _NEVER).cast(pa.timestamp("us"))
-        numbers = pa.array(values.values.astype(np.float32), mask=np.isnan(values.values))
+        numbers = pa.array(values.values, mask=np.isnan(values.values))
         batch = event_batch(pa.array(owner), times, codes, numbers, texts)
         yield batch if there.all() else batch.filter(pa.array(there))
 

@@ -143,6 +143,13 @@ def test_table_in_another_encoding_is_the_same_table(tmp_path, encoding):
     assert "LAB//Kalzium ü" in set(found["code"])
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_lines_may_end_as_on_any_system(tmp_path, end):
+    plain, _ = events_of(tables_site(tmp_path / "plain"))
+    found, _ = events_of(tables_site(tmp_path / "site", LABS.replace("\n", end)))
+    assert found.equals(plain)
+
+
 def test_table_of_a_header_alone_holds_no_event(tmp_path):
     events, told = events_of(tables_site(tmp_path / "site", LABS.split("\n")[0] + "\n"))
     assert (len(events), told.rows) == (0, {})
@@ -179,6 +186,31 @@ def test_uci_files_through_the_mapping_equal_what_the_dataset_s_own_converter_wr
     columns = ["subject_id", "code", "numeric_value"]
     assert sorted(rows_of(ours, *columns), key=str) == sorted(rows_of(theirs, *columns), key=str)
     assert len(ours) > 1400
+
+
+@given(st.lists(st.floats() | st.integers(-100, 100).map(float), max_size=12))
+def test_number_as_a_word_does_not_depend_on_its_neighbours(numbers):
+    together = read_words(pa.array(numbers, pa.float64()), NONE).to_pylist()
+    alone = [read_words(pa.array([n], pa.float64()), NONE)[0].as_py() for n in numbers]
+    assert together == alone
+    for number, word in zip(numbers, together, strict=True):
+        assert word is None or float(word) == number
+        if abs(number) < 2**53 and number == int(number):
+            assert word == str(int(number))
+
+
+def test_age_without_a_time_and_a_result_without_a_value_are_counted(tmp_path):
+    text = LONG + (
+        '[[data.events.tables]]\nfile = "ages.csv"\nsubject = "p"\ntime = "at"\n'
+        'columns.age = { code = "MEDS_BIRTH", kind = "age" }\n'
+    )
+    files = {
+        "labs.csv": LABS + "1,2024-01-01 12:00,CRP,,mg/l\n",
+        "ages.csv": "p,at,age\n1,2024-01-01 10:00,60\n2,,50\n",
+    }
+    events, told = events_of(write_export(tmp_path / "site", text, files))
+    assert told.rows == {"row without a value": 1, "event without a time, not used": 1}
+    assert (events["code"] == "MEDS_BIRTH").sum() == 1
 
 
 def test_marker_of_a_missing_number_is_that_number_however_it_is_written():
