@@ -21,6 +21,7 @@ from federation.arrival import ArrivalSection
 from federation.combinations import conflicts
 from federation.errors import UserError
 from federation.faults import FaultsSection
+from federation.metrics.summary import THRESHOLDS
 from federation.strategies import StrategySection
 from federation.strategies.averaging import FedAvg
 from federation.training import PersonalisationSection, SelectionSection, TrainingSection
@@ -187,15 +188,42 @@ class PrivacySection(Section):
         return self
 
 
+class ThresholdSection(Section):
+    """How the one threshold is chosen at which decisions are judged.
+
+    ``youden``: largest sensitivity + specificity; ``sensitivity``: the highest threshold that
+    keeps the sensitivity ``value``, both on the sites' tuning splits together; ``fixed``:
+    ``value`` itself.
+    """
+
+    rule: Literal["youden", "sensitivity", "fixed"] = "youden"
+    value: float | None = Field(default=None, gt=0, lt=1, strict=True)
+
+    @model_validator(mode="after")
+    def _value_where_it_counts(self) -> ThresholdSection:
+        if (self.rule == "youden") != (self.value is None):
+            told = "takes no value" if self.rule == "youden" else "needs a value, for example 0.9"
+            raise ValueError(f'rule "{self.rule}" {told}')
+        if self.rule == "fixed" and self.value not in THRESHOLDS:
+            near = min(THRESHOLDS, key=lambda one: abs(one - (self.value or 0.0)))
+            raise ValueError(
+                f"{self.value:g} is not a threshold at which sites count exactly; the nearest is "
+                f"{near:g} (0.01, 0.02, 0.03, and 0.05 to 0.95 in steps of 0.05)"
+            )
+        return self
+
+
 class EvaluationSection(Section):
     """When and for whom the model is measured.
 
     ``every``: rounds between evaluations on the tuning split; 0 for none.
+    ``threshold``: at which decisions are judged.
     ``baselines``: what else is trained for comparison, in simulation only.
     """
 
     every: int = Field(default=1, ge=0)
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ("sex", "age_band")
+    threshold: ThresholdSection = ThresholdSection()
     baselines: tuple[Literal["local", "pooled", "single_modality"], ...] = ()
 
 

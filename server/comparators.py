@@ -15,13 +15,11 @@ from federation.messages import TRAIN
 from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
 from federation.study import Modality
-from server.evaluator import SiteEvaluation
 from server.exchange import Answer
 from server.rounds import RoundsResult, run_rounds
-from server.scoring import evaluate
+from server.scoring import Scored, evaluate, evaluate_each, scored_finished
+from server.site_evaluation import SiteEvaluation
 from server.task import Heard, Task
-
-Evaluations = list[SiteEvaluation]
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,16 @@ class Comparators:
     """Models trained beside the federated one, each tested at every site.
 
     Attributes:
-        models: evaluations by name of the model.
-        local: evaluations of the model that each site trained alone, by that site.
+        models: what the sites sent, by name of the model.
+        local: held-out evaluations of the model that each site trained alone, by that site.
+        local_tuning: each site's tuning split, scored by its own model.
         failed: why a model is missing, by its name.
         spent: what sites said of their patients' privacy, by model and site.
     """
 
-    models: dict[str, Evaluations] = field(default_factory=dict)
-    local: dict[str, Evaluations] = field(default_factory=dict)
+    models: dict[str, Scored] = field(default_factory=dict)
+    local: dict[str, list[SiteEvaluation]] = field(default_factory=dict)
+    local_tuning: list[SiteEvaluation] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     spent: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ def _keep(name: str, task: Task, result: RoundsResult, found: Comparators) -> No
     if result.lost_quorum:
         found.failed[name] = result.lost_quorum
     else:
-        found.models[name] = evaluate(task, result.weights, "held_out")[0]
+        found.models[name] = scored_finished(task, result.weights)
 
 
 def _local(task: Task, found: Comparators) -> None:
@@ -102,6 +102,12 @@ def _local(task: Task, found: Comparators) -> None:
     for site, trained in weights.items():
         alone = replace(task, model=f"local:{site}")
         found.local[site] = evaluate(alone, trained, "held_out")[0]
+    if task.study.evaluation.threshold.rule != "fixed":
+        at_home = {
+            site: replace(task.instruction(trained, 0, "tuning"), model=f"local:{site}")
+            for site, trained in weights.items()
+        }
+        found.local_tuning.extend(evaluate_each(task, at_home)[0])
 
 
 def _train_alone(

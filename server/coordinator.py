@@ -21,17 +21,18 @@ from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabula
 from server import comparators
 from server.course import RoundRecord, Standing
 from server.evaluator import (
-    SiteEvaluation,
     evaluate_local_models,
     evaluate_model,
     evaluate_own_models,
     metrics_document,
 )
 from server.exchange import Exchange, encode
+from server.operating import common_threshold, own_thresholds
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundsResult, run_rounds
 from server.run_folder import RunFolder
-from server.scoring import evaluate
+from server.scoring import Scored, scored_finished
+from server.site_evaluation import SiteEvaluation
 from server.site_warnings import site_warnings, together
 from server.task import Heard, Task
 from server.witness import Witness
@@ -120,16 +121,15 @@ def run_study(
     model.load(result.weights)
     folder.write_model(model.named_arrays())
     progress.tell("evaluation on the held-out patients")
-    evaluations, failed = evaluate(task, result.weights, "held_out")
+    tested = {FEDERATED: scored_finished(task, result.weights)}
     warnings += together(
         (site, f"sent no held-out evaluation: {why}", f"{site} sent no held-out evaluation: {why}.")
-        for site, why in failed.items()
+        for site, why in tested[FEDERATED].failed.items()
     )
-    shared: list[SiteEvaluation] = []
     if study.personal:
         progress.tell("evaluation of the shared model, without what is each site's own")
-        shared, _ = evaluate(task, result.weights, "held_out", shared=True)
-    found = _write_results(task, evaluations, shared, folder, progress, warnings)
+        tested[SHARED] = scored_finished(task, result.weights, shared=True)
+    found = _write_results(task, tested, folder, progress, warnings)
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
     folder.write_json("privacy.json", privacy)
@@ -234,8 +234,7 @@ def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult
 
 def _write_results(
     task: Task,
-    evaluations: list[SiteEvaluation],
-    shared: list[SiteEvaluation],
+    federated: Mapping[str, Scored],
     folder: RunFolder,
     progress: Progress,
     warnings: list[str],
@@ -253,22 +252,29 @@ def _write_results(
     elif study.evaluation.baselines:
         found = comparators.train_comparators(task, progress.tell)
     warnings += [f"There is no model {name}: {why}." for name, why in found.failed.items()]
-    beside = {SHARED: shared} if study.personal else {}
-    named = {FEDERATED: evaluations, **beside, **found.models}
-    models = {name: evaluate_model(tested) for name, tested in named.items()}
+    named = {**federated, **found.models}
+    rule = study.evaluation.threshold
+    models = {
+        name: evaluate_model(tested.held_out, common_threshold(tested.tuning, rule))
+        for name, tested in named.items()
+    }
     if study.personal:
-        models[FEDERATED] = evaluate_own_models(evaluations)
+        own = named[FEDERATED]
+        models[FEDERATED] = evaluate_own_models(own.held_out, own_thresholds(own.tuning, rule))
     reason = models[FEDERATED]["overall"].get("auroc", {}).get("reason")
     if reason:
         warnings.append(f"The federated model has no AUROC: {reason}.")
     cross_site: Mapping[str, Any] = {}
     if found.local:
-        models["local"], cross_site = evaluate_local_models(found.local)
+        models["local"], cross_site = evaluate_local_models(
+            found.local, own_thresholds(found.local_tuning, rule)
+        )
     document = metrics_document(
         study.study.name, study.fingerprint, study.study.seed, models, cross_site
     )
     folder.write_json("metrics.json", document)
-    everything = named | {f"local:{site}": tested for site, tested in found.local.items()}
+    everything = {name: tested.held_out for name, tested in named.items()}
+    everything |= {f"local:{site}": tested for site, tested in found.local.items()}
     folder.write_json(
         "summaries.json",
         {"models": {name: {"sites": _as_json(tested)} for name, tested in everything.items()}},

@@ -28,12 +28,13 @@ from federation.metrics.discrimination import (
     auroc,
     sensitivity_at_specificity,
     sensitivity_of,
+    specificity_at_sensitivity,
+    specificity_of,
 )
-from federation.metrics.estimate import Estimate
+from federation.metrics.estimate import Estimate, Z
 from federation.metrics.summary import EDGES, SCORES, THRESHOLDS, Floats, ScoreSummary
 from federation.metrics.utility import NetBenefit, net_benefit, net_benefit_of
 
-Z = 1.959963984540054
 REPLICATES = 500
 SINGLE = "no interval: a single patient of one class"
 TIED = "no interval: all scores are tied"
@@ -82,8 +83,8 @@ def resample(
     return Replicates(tables, SCORES[occupied], EDGES[occupied])
 
 
-def delong(summary: ScoreSummary) -> Estimate:
-    """AUROC with DeLong's interval on the logit scale.
+def delong(summary: ScoreSummary, z: float = Z) -> Estimate:
+    """AUROC with DeLong's interval on the logit scale, by default of 95%.
 
     At an AUROC of 0 or 1 the variance is 0 and the logit infinite: Newcombe's interval then. Scores
     that are all tied have no interval.
@@ -97,12 +98,12 @@ def delong(summary: ScoreSummary) -> Estimate:
         return replace(point, reason=SINGLE)
     variance = delong_variance(summary)
     if not 0.0 < point.value < 1.0:
-        low, high = _newcombe(point.value, summary.negatives, summary.positives)
-        return point.between(low, high, ((high - low) / (2 * Z)) ** 2)
+        low, high = _newcombe(point.value, summary.negatives, summary.positives, z)
+        return point.between(low, high, ((high - low) / (2 * z)) ** 2)
     if variance <= 0.0:
         return replace(point, reason=TIED)
     middle = math.log(point.value / (1 - point.value))
-    half = Z * math.sqrt(variance) / (point.value * (1 - point.value))
+    half = z * math.sqrt(variance) / (point.value * (1 - point.value))
     return point.between(_expit(middle - half), _expit(middle + half), variance)
 
 
@@ -118,17 +119,32 @@ def delong_variance(summary: ScoreSummary) -> float:
     return float(spread1 / n1 + spread0 / n0)
 
 
-def wilson_interval(share: float, patients: int) -> tuple[float, float]:
-    """Return the 95% interval of an observed share; it stays within [0, 1].
+def at_once(many: int) -> float:
+    """Return the normal quantile by which so many intervals hold together with 95%.
+
+    Exact for independent estimates, and never too small for others.
+
+    Source: Šidák, JASA 1967.
+
+    >>> round(at_once(1), 2), round(at_once(20), 2)
+    (1.96, 3.02)
+    """
+    from scipy.special import ndtri
+
+    return float(ndtri((1 + 0.95 ** (1 / many)) / 2))
+
+
+def wilson_interval(share: float, patients: int, z: float = Z) -> tuple[float, float]:
+    """Return the interval, by default of 95%, of an observed share; it stays within [0, 1].
 
     Source: Wilson, JASA 1927.
 
     >>> [round(bound, 3) for bound in wilson_interval(0.0, 10)]
     [0.0, 0.278]
     """
-    centre = share + Z * Z / (2 * patients)
-    half = Z * math.sqrt(share * (1 - share) / patients + Z * Z / (4 * patients * patients))
-    scale = 1 + Z * Z / patients
+    centre = share + z * z / (2 * patients)
+    half = z * math.sqrt(share * (1 - share) / patients + z * z / (4 * patients * patients))
+    scale = 1 + z * z / patients
     return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
 
 
@@ -151,7 +167,7 @@ def percentile(point: Estimate, values: Floats) -> Estimate:
 
 
 def bootstrapped(summary: ScoreSummary, drawn: Replicates) -> dict[str, Estimate]:
-    """AUPRC, sensitivity at 90% specificity, Brier, calibration slope and intercept: bootstrap.
+    """Bootstrap: AUPRC, both ends of the ROC curve, Brier, calibration slope and intercept.
 
     Brier's replicates put each patient at the bin's midpoint and are moved by what that changes in
     the value itself. Slope and intercept take one Newton step from the fit of the whole table in
@@ -168,6 +184,9 @@ def bootstrapped(summary: ScoreSummary, drawn: Replicates) -> dict[str, Estimate
         "auprc": _ranked(summary, auprc(summary), auprc_of(drawn.tables)),
         "sensitivity_at_90_specificity": _ranked(
             summary, sensitivity_at_specificity(summary, 0.9), sensitivity_of(drawn.tables, 0.9)
+        ),
+        "specificity_at_90_sensitivity": _ranked(
+            summary, specificity_at_sensitivity(summary, 0.9), specificity_of(drawn.tables, 0.9)
         ),
         "brier": percentile(exact, briers),
         "calibration_slope": _slope(summary, drawn),
@@ -210,17 +229,17 @@ def _intercept(summary: ScoreSummary, drawn: Replicates) -> Estimate:
     return percentile(point, point.value + shift_step(drawn.tables, point.value, drawn.scores))
 
 
-def _newcombe(area: float, negatives: int, positives: int) -> tuple[float, float]:
-    """The areas whose own standard error puts them 1.96 of it away from the one observed."""
+def _newcombe(area: float, negatives: int, positives: int, z: float) -> tuple[float, float]:
+    """The areas whose own standard error puts them ``z`` of it away from the one observed."""
     if area > 0.5:
-        low, high = _newcombe(1 - area, positives, negatives)
+        low, high = _newcombe(1 - area, positives, negatives, z)
         return 1 - high, 1 - low
     spare = (negatives + positives) / 2 - 1
 
     def excess(true: float) -> float:
         spread = 1 + spare * (1 - true) / (2 - true) + spare * true / (1 + true)
         variance = true * (1 - true) * spread / (negatives * positives)
-        return true - area - Z * math.sqrt(variance)
+        return true - area - z * math.sqrt(variance)
 
     below, above = area, 1.0
     for _ in range(60):

@@ -238,6 +238,16 @@ class Confusion:
     tn: int
     fn: int
 
+    def __add__(self, other: Confusion) -> Confusion:
+        return Confusion(
+            self.tp + other.tp, self.fp + other.fp, self.tn + other.tn, self.fn + other.fn
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of patients."""
+        return self.tp + self.fp + self.tn + self.fn
+
 
 def merge(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
     """Add summaries in the order given; keep it fixed, since sums of floats depend on it."""

@@ -9,15 +9,18 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from federation.metrics.summary import ScoreSummary
+from federation.metrics.threshold import Threshold
+from server.cells import cell
 from server.evaluator import (
-    SiteEvaluation,
-    cell,
     evaluate_local_models,
     evaluate_model,
     headline,
     metrics_document,
 )
+from server.operating import Operating
+from server.site_evaluation import SiteEvaluation
 
+AT_HALF = Operating(Threshold(0.5))
 SITES = ("basel", "cleveland", "hungarian", "st-elsewhere")
 
 
@@ -45,16 +48,16 @@ def evaluations():
 
 
 def test_result_does_not_depend_on_the_order_of_arrival(evaluations):
-    expected = json.dumps(evaluate_model(evaluations))
+    expected = json.dumps(evaluate_model(evaluations, AT_HALF))
     for seed in range(5):
         shuffled = random.Random(seed).sample(evaluations, len(evaluations))
-        assert json.dumps(evaluate_model(shuffled)) == expected
+        assert json.dumps(evaluate_model(shuffled, AT_HALF)) == expected
 
 
 def test_overall_is_that_of_the_pooled_scores():
     rng = np.random.default_rng(1)
     sites = {site: scores_of(rng, 150) for site in SITES}
-    found = evaluate_model([evaluation(site, *drawn) for site, drawn in sites.items()])
+    found = evaluate_model([evaluation(site, *drawn) for site, drawn in sites.items()], AT_HALF)
     scores, labels = (np.concatenate(part) for part in zip(*sites.values(), strict=True))
     assert found["overall"]["n"] == 600
     assert found["overall"]["positives"] == labels.sum()
@@ -68,31 +71,40 @@ def test_overall_is_that_of_the_pooled_scores():
 
 
 def test_cell_has_every_metric_with_interval(evaluations):
-    found = evaluate_model(evaluations)["site_subgroups"]["basel"]["sex=female"]
+    found = evaluate_model(evaluations, AT_HALF)["site_subgroups"]["basel"]["sex=female"]
     assert set(found) == {
         "n",
         "positives",
         "auroc",
         "auprc",
         "sensitivity_at_90_specificity",
+        "specificity_at_90_sensitivity",
         "brier",
+        "brier_calibration",
+        "brier_refinement",
         "ece",
         "calibration_slope",
         "calibration_intercept",
         "net_benefit",
+        "at_threshold",
     }
-    for name in set(found) - {"n", "positives", "ece", "net_benefit"}:
+    bare = {"ece", "brier_calibration", "brier_refinement"}
+    for name in set(found) - bare - {"n", "positives", "net_benefit", "at_threshold"}:
         assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
-    assert set(found["ece"]) == {"value"}
+    assert all(set(found[name]) == {"value"} for name in bare)
+    assert found["at_threshold"]["threshold"] == 0.5
+    for name in set(found["at_threshold"]) - {"threshold"}:
+        one = found["at_threshold"][name]
+        assert one["low"] <= one["value"] <= one["high"]
     assert {"threshold", "value", "low", "high", "treat_all"} == set(found["net_benefit"][0])
 
 
 def test_withheld_site_is_left_out_of_overall_and_named(evaluations):
     whole = SiteEvaluation("zurich", {}, {"": "fewer than 10 patients"})
-    found = evaluate_model([*evaluations, whole])
+    found = evaluate_model([*evaluations, whole], AT_HALF)
     assert found["sites"]["zurich"] == {"suppressed": "fewer than 10 patients"}
     assert found["overall"] == {
-        **evaluate_model(evaluations)["overall"],
+        **evaluate_model(evaluations, AT_HALF)["overall"],
         "excludes": ["zurich"],
     }
     # a site withheld as a whole has no subgroups to show either
@@ -103,7 +115,7 @@ def test_withheld_subgroup_is_left_out_and_its_site_named(evaluations):
     first, *others = evaluations
     cells = {name: one for name, one in first.cells.items() if name != "sex=female"}
     hidden = SiteEvaluation(first.site, cells, {"sex=female": "too few"})
-    found = evaluate_model([hidden, *others])
+    found = evaluate_model([hidden, *others], AT_HALF)
     assert found["site_subgroups"]["basel"]["sex=female"] == {"suppressed": "too few"}
     assert found["subgroups"]["sex=female"]["excludes"] == ["basel"]
     assert found["subgroups"]["sex=female"]["n"] == sum(one.cells["sex=female"].n for one in others)
@@ -111,11 +123,13 @@ def test_withheld_subgroup_is_left_out_and_its_site_named(evaluations):
 
 def test_level_absent_at_a_site_is_not_called_withheld(evaluations):
     extra = evaluation("zurich", *scores_of(np.random.default_rng(2), 40))
-    assert evaluate_model([*evaluations, extra])["subgroups"]["sex=female"]["excludes"] == []
+    assert (
+        evaluate_model([*evaluations, extra], AT_HALF)["subgroups"]["sex=female"]["excludes"] == []
+    )
 
 
 def test_all_sites_withheld_leaves_a_reason():
-    found = evaluate_model([SiteEvaluation("basel", {}, {"": "fewer than 10 patients"})])
+    found = evaluate_model([SiteEvaluation("basel", {}, {"": "fewer than 10 patients"})], AT_HALF)
     assert found["overall"] == {"suppressed": "every site withheld it", "excludes": ["basel"]}
 
 
@@ -129,14 +143,14 @@ def test_one_class_is_null_with_a_reason_and_keeps_what_is_defined():
 
 def test_site_twice_or_silent_about_itself_is_refused(evaluations):
     with pytest.raises(ValueError, match="twice"):
-        evaluate_model([evaluations[0], evaluations[0]])
+        evaluate_model([evaluations[0], evaluations[0]], AT_HALF)
     with pytest.raises(ValueError, match="as a whole"):
-        evaluate_model([SiteEvaluation("basel", {}, {})])
+        evaluate_model([SiteEvaluation("basel", {}, {})], AT_HALF)
 
 
 def test_same_summaries_give_the_same_document(evaluations):
     def document():
-        models = {"federated": evaluate_model(evaluations)}
+        models = {"federated": evaluate_model(evaluations, AT_HALF)}
         return json.dumps(metrics_document("heart", "f00", 42, models, {}), allow_nan=False)
 
     assert document() == document()
@@ -161,7 +175,7 @@ def local_evaluations(rng):
 
 def test_local_models_are_averaged_within_sites_and_never_pooled():
     data, by_site = local_evaluations(np.random.default_rng(3))
-    local, cross = evaluate_local_models(by_site)
+    local, cross = evaluate_local_models(by_site, AT_HALF)
     areas = [roc_auc_score(labels, scores) for scores, labels in data.values()]
     weights = [len(labels) for _, labels in data.values()]
     overall = local["overall"]
@@ -182,7 +196,7 @@ def test_local_average_leaves_out_a_site_without_both_classes():
     data, by_site = local_evaluations(np.random.default_rng(4))
     scores, labels = data["basel"]
     by_site["basel"][0] = evaluation("basel", scores, np.zeros_like(labels))
-    local, _ = evaluate_local_models(by_site)
+    local, _ = evaluate_local_models(by_site, AT_HALF)
     assert local["overall"]["auroc"]["undefined_at"] == ["basel"]
     assert local["overall"]["auroc"]["value"] is not None
     assert "undefined_at" not in local["overall"]["brier"]
@@ -190,7 +204,7 @@ def test_local_average_leaves_out_a_site_without_both_classes():
 
 def test_local_subgroups_are_averaged_too(evaluations):
     by_site = {one.site: [one] for one in evaluations}
-    local, _ = evaluate_local_models(by_site)
+    local, _ = evaluate_local_models(by_site, AT_HALF)
     assert local["subgroups"]["sex=female"]["averaged_over_sites"] is True
 
 
@@ -211,6 +225,6 @@ def test_hundred_sites_of_ten_cells_take_seconds():
         groups = {f"level{level}": part == level for level in range(9)}
         many.append(evaluation(f"site-{k:03}", scores, labels, **groups))
     start = time.perf_counter()
-    found = evaluate_model(many)
+    found = evaluate_model(many, AT_HALF)
     assert time.perf_counter() - start < 30
     assert found["overall"]["n"] == 30_000
