@@ -240,13 +240,17 @@ def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workben
         raise TakesNoPart("not an instruction of this version")
     if len(cohort.patients.splits[split]) == 0:
         raise TakesNoPart("no patients in this split")
+    reference = instruction.reference
+    if reference is not None and not (instruction.study.compares and split == "held_out"):
+        raise TakesNoPart("not an instruction of this version")
     model = fitting_model(instruction, site, workbench)
     line = UNCHANGED
     if instruction.study.personal and not instruction.shared:
         line = yield from personalised(instruction, file, site, workbench, model, cohort)
     else:
         model.load(weights_of(instruction))
-    return Reply("ok", evaluate_locally(model, cohort, instruction.study, split, site.policy, line))
+    asked = instruction.study, split, site.policy
+    return Reply("ok", evaluate_locally(model, cohort, *asked, line, reference))
 
 
 def _check_patients_behind(study: Study, patients: int, site: Site) -> None:

@@ -13,8 +13,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from clients.site import PolicySection
 from clients.training import positive_weight
 from clients.workbench import Cohort
-from federation.bodies import LARGEST_LOSS, EvaluateBody
-from federation.metrics.summary import ScoreSummary
+from federation.bodies import LARGEST_LOSS, EvaluateBody, PairedBody
+from federation.metrics.paired import auroc_correlation
+from federation.metrics.summary import ScoreSummary, bins_of
 from federation.metrics.suppression import withheld_cells
 from federation.models.build import FlatModel, Vector
 from federation.study import Split, Study
@@ -41,8 +42,19 @@ def evaluate_locally(
     split: Split,
     policy: PolicySection,
     line: Line = UNCHANGED,
+    reference: Vector | None = None,
 ) -> EvaluateBody:
-    """Score one split and summarise it, for the site and, on the held-out split, its subgroups."""
+    """Score one split and summarise it, for the site and, on the held-out split, its subgroups.
+
+    Args:
+        model: loaded with the weights to score.
+        cohort: the site's.
+        study: names the subgroups.
+        split: which patients.
+        policy: the site's.
+        line: through the model's logits.
+        reference: weights of a second model to compare it with, on all patients of the split.
+    """
     rows = cohort.patients.splits[split]
     scores, labels = predict(model, cohort, rows, line), cohort.patients.labels[rows]
     members: dict[str, NDArray[np.bool_]] = {"": np.ones(len(rows), bool)}
@@ -63,11 +75,35 @@ def evaluate_locally(
     for name, inside in members.items():
         if name in withheld:
             continue
-        summary = ScoreSummary.from_scores(scores[inside], labels[inside])
-        if policy.score_bins == "merged":
-            summary = summary.merged(policy.minimum_cell)
-        cells[name] = summary.to_json()
-    return EvaluateBody(cells=cells, withheld=withheld)
+        cells[name] = _summary(scores[inside], labels[inside], policy).to_json()
+    if reference is None:
+        return EvaluateBody(cells=cells, withheld=withheld)
+    model.load(reference)
+    second = predict(model, cohort, rows)
+    paired = PairedBody(
+        reference=_summary(second, labels, policy).to_json(),
+        correlation=auroc_correlation(
+            _bins(scores, labels, policy), _bins(second, labels, policy), labels
+        ),
+    )
+    return EvaluateBody(cells=cells, withheld=withheld, paired=paired)
+
+
+def _summary(
+    scores: NDArray[np.float64], labels: NDArray[np.float32], policy: PolicySection
+) -> ScoreSummary:
+    summary = ScoreSummary.from_scores(scores, labels)
+    return summary.merged(policy.minimum_cell) if policy.score_bins == "merged" else summary
+
+
+def _bins(
+    scores: NDArray[np.float64], labels: NDArray[np.float32], policy: PolicySection
+) -> NDArray[np.int64]:
+    """The bin in which each patient leaves; a correlation tells of nothing finer."""
+    bins = bins_of(scores)
+    if policy.score_bins == "fine":
+        return bins
+    return ScoreSummary.from_scores(scores, labels).places(policy.minimum_cell)[bins]
 
 
 def predict(

@@ -70,6 +70,7 @@ class Instruction:
         factors: by what a host multiplies each site's update, by site; None for nothing.
         control: the coordinator's control variate, (parameters,) float32; SCAFFOLD only.
         shared: whether to score the weights as they are, though the site uses a model of its own.
+        reference: a second model to score on the same patients, (parameters,) float32.
         witness: length and hash of the site's ledger when the coordinator last heard of it.
     """
 
@@ -85,13 +86,15 @@ class Instruction:
     factors: Mapping[str, float] | None = None
     control: Vector | None = None
     shared: bool = False
+    reference: Vector | None = None
     witness: LedgerHead | None = None
 
     @functools.cached_property
     def largest_weight(self) -> float:
         """Largest absolute value of what was sent; not a number if one of them is not."""
-        sent = [vector for vector in (self.weights, self.control) if vector is not None]
-        return float(max(np.abs(vector).max(initial=0.0) for vector in sent))
+        vectors = (self.weights, self.control, self.reference)
+        sent = [vector for vector in vectors if vector is not None]
+        return float(np.max([np.abs(vector).max(initial=0.0) for vector in sent]))  # keeps a nan
 
     @functools.cached_property
     def digest(self) -> str:
@@ -133,6 +136,8 @@ class Instruction:
             records["weights"] = _vector(self.weights)
         if self.control is not None:
             records["control"] = _vector(self.control)
+        if self.reference is not None:
+            records["reference"] = _vector(self.reference)
         return records if self.witness is None else with_witness(records, self.witness)
 
     @classmethod
@@ -163,6 +168,7 @@ class Instruction:
                 factors=_read_factors(task.get("factors")),
                 control=_read_vector(records, "control"),
                 shared=bool(task["shared"]),
+                reference=_read_vector(records, "reference"),
                 witness=_read_witness(records),
             )
         except MALFORMED as error:

@@ -224,7 +224,9 @@ class EvaluationSection(Section):
     every: int = Field(default=1, ge=0)
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ("sex", "age_band")
     threshold: ThresholdSection = ThresholdSection()
-    baselines: tuple[Literal["local", "pooled", "single_modality"], ...] = ()
+    baselines: tuple[
+        Literal["local", "pooled", "single_modality", "leave_one_out", "logistic_regression"], ...
+    ] = ()
 
 
 class SimulationSection(Section):
@@ -266,6 +268,11 @@ class Study(Section):
         """Whether the model that a site uses is not the one that the coordinator has."""
         return self.strategy.personal or self.personalisation.personal
 
+    @property
+    def compares(self) -> bool:
+        """Whether other models are compared with the federated one on the same patients."""
+        return bool(self.evaluation.baselines)
+
     @cached_property
     def canonical(self) -> str:
         """The resolved study as one canonical JSON text; this is what travels."""
@@ -290,6 +297,14 @@ class Study(Section):
         """Return the same study with one modality alone, for the single-modality baselines."""
         alone = ModalitiesSection(**{modality: getattr(self.modalities, modality)})
         return self._with(modalities=alone)
+
+    def logistic_regression(self) -> Study:
+        """Return the same study of health records alone, with the simplest model there is."""
+        assert self.modalities.ehr is not None
+        linear = self.modalities.ehr.model_copy(update={"encoder": "linear"})
+        return self._with(
+            modalities=ModalitiesSection(ehr=linear), fusion=FusionSection(kind="late")
+        )
 
     def plain(self) -> Study:
         """Return the same study without a federation's means, for what trains in one place."""

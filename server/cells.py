@@ -15,11 +15,11 @@ from federation.metrics.decisions import at_threshold
 from federation.metrics.estimate import NO_PATIENTS, Estimate, Z
 from federation.metrics.intervals import (
     bootstrapped,
-    bootstrapped_net_benefit,
     delong,
     resample,
 )
 from federation.metrics.summary import ScoreSummary
+from federation.metrics.utility import net_benefit
 from server.operating import Operating
 
 Cell = dict[str, Any]
@@ -45,7 +45,7 @@ def cell(summary: ScoreSummary) -> Cell:
         "ece": _bare(expected_calibration_error(summary)),
         "calibration_slope": sampled["calibration_slope"],
         "calibration_intercept": sampled["calibration_intercept"],
-        "net_benefit": [point.to_json() for point in bootstrapped_net_benefit(summary, drawn)],
+        "net_benefit": [point.to_json() for point in net_benefit(summary)],
     }
 
 

@@ -27,7 +27,8 @@ from server.evaluator import (
     metrics_document,
 )
 from server.exchange import Exchange, encode
-from server.operating import common_threshold, own_thresholds
+from server.joining import compare_at_home, joining
+from server.operating import common_threshold, own_thresholds, thresholds_of
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundsResult, run_rounds
 from server.run_folder import RunFolder
@@ -129,7 +130,7 @@ def run_study(
     if study.personal:
         progress.tell("evaluation of the shared model, without what is each site's own")
         tested[SHARED] = scored_finished(task, result.weights, shared=True)
-    found = _write_results(task, tested, folder, progress, warnings)
+    found = _write_results(task, result, tested, folder, progress, warnings)
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
     folder.write_json("privacy.json", privacy)
@@ -234,6 +235,7 @@ def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult
 
 def _write_results(
     task: Task,
+    result: RoundsResult,
     federated: Mapping[str, Scored],
     folder: RunFolder,
     progress: Progress,
@@ -269,11 +271,21 @@ def _write_results(
         models["local"], cross_site = evaluate_local_models(
             found.local, own_thresholds(found.local_tuning, rule)
         )
+    joined: Mapping[str, Any] = {}
+    if found.alone:
+        progress.tell("what each site gains by joining")
+        both = compare_at_home(task, result.weights, found.alone)
+        joined = joining(named[FEDERATED].held_out, found.local, both)
+    left_out = [one for scored in found.left_out.values() for one in scored.held_out]
+    if left_out:
+        elsewhere = {s: scored.tuning for s, scored in found.left_out.items()}
+        models["leave_one_out"] = evaluate_own_models(left_out, thresholds_of(elsewhere, rule))
     document = metrics_document(
-        study.study.name, study.fingerprint, study.study.seed, models, cross_site
+        study.study.name, study.fingerprint, study.study.seed, models, cross_site, joined
     )
     folder.write_json("metrics.json", document)
     everything = {name: tested.held_out for name, tested in named.items()}
+    everything |= {"leave_one_out": left_out} if left_out else {}
     everything |= {f"local:{site}": tested for site, tested in found.local.items()}
     folder.write_json(
         "summaries.json",

@@ -74,19 +74,27 @@ def own_thresholds(tuning: Iterable[SiteEvaluation], section: ThresholdSection) 
 
     Scores of different models share no scale, and so no threshold that is not given.
     """
+    return thresholds_of({one.site: [one] for one in tuning}, section)
+
+
+def thresholds_of(
+    tuning: Mapping[str, Iterable[SiteEvaluation]], section: ThresholdSection
+) -> Operating:
+    """A threshold for each site's model.
+
+    Args:
+        tuning: the tuning splits, scored by that model, that choose each site's threshold.
+        section: the study's rule.
+    """
     if section.rule == "fixed":
         return common_threshold((), section)
-    chosen = {
-        one.site: _chosen(one.cells.get("", ScoreSummary.empty()), section)
-        for one in sorted(tuning, key=lambda one: one.site)
+    by_site = {site: common_threshold(seen, section) for site, seen in sorted(tuning.items())}
+    told = {
+        site: {key: part for key, part in one.told.items() if key in ("value", "reason")}
+        for site, one in by_site.items()
     }
-    return given_thresholds(chosen, section)
-
-
-def given_thresholds(chosen: Mapping[str, Threshold], section: ThresholdSection) -> Operating:
-    """Thresholds that were chosen for each site."""
-    sites = {site: _as_json(one) for site, one in sorted(chosen.items())}
-    return Operating(None, dict(chosen), {**_rule(section), "value": None, "sites": sites})
+    own = {site: one.common for site, one in by_site.items() if one.common is not None}
+    return Operating(None, own, {**_rule(section), "value": None, "sites": told})
 
 
 def _chosen(summary: ScoreSummary, section: ThresholdSection) -> Threshold:

@@ -11,8 +11,9 @@ from federation.bodies import EvaluateBody
 from federation.messages import EVALUATE, Instruction
 from federation.models.build import Vector
 from federation.study import Split
+from federation.subgroups import WHOLE_SITE
 from server.exchange import UNREADABLE, Answer, encode
-from server.site_evaluation import SiteEvaluation
+from server.site_evaluation import Paired, SiteEvaluation
 from server.task import Task
 
 Found = tuple[list[SiteEvaluation], dict[str, str]]
@@ -92,6 +93,12 @@ def read_evaluation(answer: Answer) -> SiteEvaluation:
     assert isinstance(answer.reply.body, EvaluateBody)
     body = answer.reply.body
     try:
-        return SiteEvaluation(answer.site, body.summaries(), dict(body.withheld))
+        cells, paired = body.summaries(), None
+        if body.paired is not None:
+            paired = Paired(body.paired.summary(), body.paired.correlation)
+            whole = cells[WHOLE_SITE]
+            if (whole.n, whole.positives) != (paired.reference.n, paired.reference.positives):
+                raise ValueError("two models were scored on different patients")
+        return SiteEvaluation(answer.site, cells, dict(body.withheld), paired)
     except ValueError:
         raise ValueError(UNREADABLE) from None

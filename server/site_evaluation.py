@@ -9,6 +9,19 @@ from federation.metrics.summary import ScoreSummary
 
 
 @dataclass(frozen=True)
+class Paired:
+    """What a site sent of a second model on the same patients.
+
+    Args:
+        reference: the second model's summary, of all patients of the site.
+        correlation: of the two models' AUROCs; None where it is not defined.
+    """
+
+    reference: ScoreSummary
+    correlation: float | None
+
+
+@dataclass(frozen=True)
 class SiteEvaluation:
     """What one site sent about one model.
 
@@ -16,11 +29,13 @@ class SiteEvaluation:
         site: its name.
         cells: summaries by cell; "" is all patients of the site, "sex=female" a subgroup.
         withheld: reason by withheld cell; "" withholds the whole site.
+        paired: of a second model, where the site was sent one.
     """
 
     site: str
     cells: Mapping[str, ScoreSummary]
     withheld: Mapping[str, str]
+    paired: Paired | None = None
 
     def reason(self, name: str) -> str:
         """Why a cell is withheld, empty if it is not; a withheld site withholds every cell."""

@@ -8,13 +8,12 @@ any resampling.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from federation.metrics.estimate import NO_PATIENTS, ONE_CLASS, Estimate, Z
 from federation.metrics.intervals import wilson_interval
 from federation.metrics.summary import Confusion
+from federation.metrics.utility import benefit
 
 NO_ALERT = "nobody is called positive"
 ALL_ALERTED = "everybody is called positive"
@@ -82,25 +81,6 @@ def number_needed_to_evaluate(confusion: Confusion) -> Estimate:
         return Estimate.undefined(NO_HIT)
     assert hits.low is not None and hits.high is not None
     return Estimate(1 / hits.value).between(1 / hits.high, 1 / hits.low)
-
-
-def benefit(confusion: Confusion, threshold: float) -> Estimate:
-    """Net benefit at one threshold below 1, with its 95% interval from the multinomial variance.
-
-    Source: Vickers and Elkin, Medical Decision Making 2006.
-
-    >>> benefit(Confusion(tp=3, fp=1, tn=5, fn=1), 0.5).value
-    0.2
-    """
-    if not confusion.n:
-        return Estimate.undefined(NO_PATIENTS)
-    odds, n = threshold / (1 - threshold), confusion.n
-    value = (confusion.tp - odds * confusion.fp) / n
-    variance = ((confusion.tp + odds * odds * confusion.fp) / n - value * value) / n
-    if variance < 1e-15:
-        return replace(Estimate(value), reason=NO_ALERT if not value else ALL_ALERTED)
-    half = Z * math.sqrt(variance)
-    return Estimate(value).between(value - half, value + half, variance)
 
 
 def at_threshold(confusion: Confusion, threshold: float | None) -> dict[str, Estimate]:

@@ -8,12 +8,13 @@ scores give, up to the width of a bin.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from federation.metrics.calibration import (
+    FEWEST_EVENTS,
     brier,
     brier_of,
     calibration_intercept,
@@ -32,8 +33,7 @@ from federation.metrics.discrimination import (
     specificity_of,
 )
 from federation.metrics.estimate import Estimate, Z
-from federation.metrics.summary import EDGES, SCORES, THRESHOLDS, Floats, ScoreSummary
-from federation.metrics.utility import NetBenefit, net_benefit, net_benefit_of
+from federation.metrics.summary import SCORES, Floats, ScoreSummary
 
 REPLICATES = 500
 SINGLE = "no interval: a single patient of one class"
@@ -48,12 +48,10 @@ class Replicates:
     Args:
         tables: (replicates, 2, bins) patients by label and bin.
         scores: (bins,) midpoints.
-        lower: (bins,) lower edges.
     """
 
     tables: Floats
     scores: Floats
-    lower: Floats
 
 
 def resample(
@@ -80,7 +78,7 @@ def resample(
         shares = counts[filled] / summary.n
         drawn[:, filled] = generator.multinomial(summary.n, shares, replicates)
     tables = drawn.reshape(replicates, 2, len(occupied))
-    return Replicates(tables, SCORES[occupied], EDGES[occupied])
+    return Replicates(tables, SCORES[occupied])
 
 
 def delong(summary: ScoreSummary, z: float = Z) -> Estimate:
@@ -148,22 +146,55 @@ def wilson_interval(share: float, patients: int, z: float = Z) -> tuple[float, f
     return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
 
 
-def percentile(point: Estimate, values: Floats) -> Estimate:
+def percentile(point: Estimate, values: Floats, fewest: int) -> Estimate:
     """Percentile interval from a metric's value in each replicate; those without one do not count.
 
     Where all agree (every patient in one bin, or a perfect ranking) the bootstrap knows nothing of
     the uncertainty, and there is no interval.
 
-    >>> percentile(Estimate(0.5), np.linspace(0, 1, 1001)).to_json()
+    Args:
+        point: the metric.
+        values: (replicates,) NaN where a replicate has none.
+        fewest: patients of the smaller class; the fewer, the further out the percentiles lie,
+            which a bootstrap of few would otherwise put too near.
+
+    Source: Hesterberg, American Statistician 2015, of expanded percentiles.
+
+    >>> percentile(Estimate(0.5), np.linspace(0, 1, 1001), 10**9).to_json()
     {'value': 0.5, 'low': 0.025, 'high': 0.975}
     """
+    from scipy.special import ndtr
+
     values = values[np.isfinite(values)]
-    if point.value is None or len(values) < 2:
-        return point
-    if np.ptp(values) < 1e-12:
-        return replace(point, reason=CONSTANT)
-    low, high = np.quantile(values, [0.025, 0.975])
+    if (why := _unvaried(point, values)) is not None:
+        return why
+    tail = float(ndtr(-_student(fewest) * math.sqrt(fewest / (fewest - 1))))
+    low, high = np.quantile(values, [tail, 1 - tail])
     return point.between(float(low), float(high), float(values.var(ddof=1)))
+
+
+def on_logit_scale(point: Estimate, values: Floats, fewest: int) -> Estimate:
+    """Interval of a metric in (0, 1) from its variance over replicates, symmetric in its logit.
+
+    Near 0 or 1, where percentiles of AUPRC or Brier hold too seldom, these do.
+
+    Args:
+        point: the metric.
+        values: as for ``percentile``.
+        fewest: patients of the smaller class, from which Student's quantile comes.
+
+    Source: Boyd, Eng and Page, ECML 2013.
+    """
+    values = values[np.isfinite(values)]
+    if (why := _unvaried(point, values)) is not None:
+        return why
+    assert point.value is not None
+    if not 0.0 < point.value < 1.0:
+        return percentile(point, values, fewest)
+    variance = float(values.var(ddof=1))
+    middle = math.log(point.value / (1 - point.value))
+    half = _student(fewest) * math.sqrt(variance) / (point.value * (1 - point.value))
+    return point.between(_expit(middle - half), _expit(middle + half), variance)
 
 
 def bootstrapped(summary: ScoreSummary, drawn: Replicates) -> dict[str, Estimate]:
@@ -181,36 +212,48 @@ def bootstrapped(summary: ScoreSummary, drawn: Replicates) -> dict[str, Estimate
     moved = (exact.value or 0.0) - float(brier_of(summary.counts, SCORES))
     briers = np.maximum(brier_of(drawn.tables, drawn.scores) + moved, 0.0)
     return {
-        "auprc": _ranked(summary, auprc(summary), auprc_of(drawn.tables)),
+        "auprc": _ranked(summary, auprc(summary), auprc_of(drawn.tables), on_logit_scale),
         "sensitivity_at_90_specificity": _ranked(
             summary, sensitivity_at_specificity(summary, 0.9), sensitivity_of(drawn.tables, 0.9)
         ),
         "specificity_at_90_sensitivity": _ranked(
             summary, specificity_at_sensitivity(summary, 0.9), specificity_of(drawn.tables, 0.9)
         ),
-        "brier": percentile(exact, briers),
+        "brier": on_logit_scale(exact, briers, _fewest(summary)),
         "calibration_slope": _slope(summary, drawn),
         "calibration_intercept": _intercept(summary, drawn),
     }
 
 
-def bootstrapped_net_benefit(
-    summary: ScoreSummary, drawn: Replicates, thresholds: Sequence[float] = THRESHOLDS
-) -> list[NetBenefit]:
-    """Net benefit at each threshold with its interval, and of treating everyone without."""
-    points = net_benefit(summary, thresholds)
-    values = net_benefit_of(drawn.tables, drawn.lower, thresholds)
-    lows, highs = np.quantile(values, [0.025, 0.975], axis=0)
-    return [
-        replace(point, estimate=point.estimate.between(float(low), float(high)))
-        for point, low, high in zip(points, lows, highs, strict=True)
-    ]
-
-
-def _ranked(summary: ScoreSummary, point: Estimate, values: Floats) -> Estimate:
+def _ranked(
+    summary: ScoreSummary,
+    point: Estimate,
+    values: Floats,
+    interval: Callable[[Estimate, Floats, int], Estimate] = percentile,
+) -> Estimate:
     if point.value is not None and min(summary.positives, summary.negatives) < 2:
         return replace(point, reason=SINGLE)
-    return percentile(point, values)
+    return interval(point, values, _fewest(summary))
+
+
+def _unvaried(point: Estimate, values: Floats) -> Estimate | None:
+    """The metric without an interval where replicates tell nothing; else None."""
+    if point.value is None or len(values) < 2:
+        return point
+    return replace(point, reason=CONSTANT) if np.ptp(values) < 1e-12 else None
+
+
+def _fewest(summary: ScoreSummary) -> int:
+    """Patients of the smaller class; of all, where there is one class; at least two."""
+    fewest = min(summary.positives, summary.negatives) or summary.n
+    return max(fewest, 2)
+
+
+def _student(fewest: int) -> float:
+    from scipy.special import stdtrit
+
+    # With very few, Student's quantile would make intervals of everything.
+    return float(stdtrit(max(fewest - 1, FEWEST_EVENTS), 0.975))
 
 
 def _slope(summary: ScoreSummary, drawn: Replicates) -> Estimate:
@@ -219,14 +262,15 @@ def _slope(summary: ScoreSummary, drawn: Replicates) -> Estimate:
         return point
     line = recalibration(summary)
     steps = recalibration_step(drawn.tables, line, drawn.scores)
-    return percentile(point, line[1] + steps[:, 1])
+    return percentile(point, line[1] + steps[:, 1], _fewest(summary))
 
 
 def _intercept(summary: ScoreSummary, drawn: Replicates) -> Estimate:
     point = calibration_intercept(summary)
     if point.value is None:
         return point
-    return percentile(point, point.value + shift_step(drawn.tables, point.value, drawn.scores))
+    steps = shift_step(drawn.tables, point.value, drawn.scores)
+    return percentile(point, point.value + steps, _fewest(summary))
 
 
 def _newcombe(area: float, negatives: int, positives: int, z: float) -> tuple[float, float]:

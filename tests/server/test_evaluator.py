@@ -3,21 +3,26 @@
 import json
 import random
 import time
+from functools import partial
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from federation.metrics.summary import ScoreSummary
+from federation.metrics.intervals import delong
+from federation.metrics.summary import ScoreSummary, merge
 from federation.metrics.threshold import Threshold
+from federation.study import ThresholdSection
 from server.cells import cell
 from server.evaluator import (
+    _worst,
     evaluate_local_models,
     evaluate_model,
     headline,
     metrics_document,
 )
-from server.operating import Operating
+from server.operating import Operating, common_threshold, own_thresholds
 from server.site_evaluation import SiteEvaluation
 
 AT_HALF = Operating(Threshold(0.5))
@@ -228,3 +233,100 @@ def test_hundred_sites_of_ten_cells_take_seconds():
     found = evaluate_model(many, AT_HALF)
     assert time.perf_counter() - start < 30
     assert found["overall"]["n"] == 30_000
+
+
+# --- one threshold, gaps, worst groups, hospitals
+
+
+def tuned(rng, sites=SITES, rule=None):
+    return common_threshold(
+        [evaluation(site, *scores_of(rng, 80)) for site in sites], rule or ThresholdSection()
+    )
+
+
+def test_one_threshold_from_the_tuning_split_serves_every_cell(evaluations):
+    operating = tuned(np.random.default_rng(6))
+    found = evaluate_model(evaluations, operating)
+    assert found["threshold"]["n"] == 320
+    assert found["threshold"]["excludes"] == []
+    cells = [found["overall"], *found["sites"].values(), *found["subgroups"].values()]
+    cells += [one for by_name in found["site_subgroups"].values() for one in by_name.values()]
+    assert {one["at_threshold"]["threshold"] for one in cells} == {operating.common.value}
+    merged = merge(one.cells[""] for one in evaluations).confusion(operating.common.value)
+    expected = round(merged.tp / (merged.tp + merged.fn), 6)
+    assert found["overall"]["at_threshold"]["sensitivity"]["value"] == expected
+
+
+def test_without_a_tuning_split_no_decision_is_judged_and_it_says_why(evaluations):
+    found = evaluate_model(evaluations, common_threshold([], ThresholdSection()))
+    assert found["threshold"]["reason"] == "no site sent its tuning split"
+    expected = {"threshold": None, "reason": "no site sent its tuning split"}
+    assert found["overall"]["at_threshold"] == expected
+    assert set(found["fairness"]["sex"]) == {"calibration", "auroc"}
+
+
+def test_withheld_tuning_split_is_left_out_of_the_threshold_and_named():
+    small = SiteEvaluation("small", {}, {"": "fewer than 10 patients"})
+    given = evaluation("basel", *scores_of(np.random.default_rng(7), 80))
+    told = common_threshold([small, given], ThresholdSection()).told
+    assert (told["n"], told["excludes"]) == (80, ["small"])
+
+
+def test_own_models_decide_at_their_own_thresholds_and_are_counted_together():
+    data, by_site = local_evaluations(np.random.default_rng(8))
+    home = [by_site[site][k] for k, site in enumerate(SITES)]
+    operating = own_thresholds(home, ThresholdSection(rule="sensitivity", value=0.9))
+    local, cross = evaluate_local_models(by_site, operating)
+    own = {site: one["value"] for site, one in local["threshold"]["sites"].items()}
+    assert len(set(own.values())) == len(SITES)
+    assert cross["basel"]["cleveland"]["at_threshold"]["threshold"] == own["basel"]
+    together = local["overall"]["at_threshold"]
+    assert together["threshold"] is None
+    assert "net_benefit" not in together
+    called = {s: scores ** (1 + k) >= own[s] for k, (s, (scores, _)) in enumerate(data.items())}
+    hits = sum((called[site] & (labels == 1)).sum() for site, (_, labels) in data.items())
+    positives = sum(labels.sum() for _, labels in data.values())
+    assert together["sensitivity"]["value"] == pytest.approx(hits / positives, abs=1e-6)
+    assert together["sensitivity"]["value"] >= 0.9
+
+
+def test_worst_site_and_subgroup_have_intervals_that_allow_for_the_choice(evaluations):
+    found = evaluate_model(evaluations, AT_HALF)
+    worst = found["worst"]["site"]
+    areas = {site: one["auroc"] for site, one in found["sites"].items()}
+    assert worst["name"] == min(areas, key=lambda site: areas[site]["value"])
+    assert worst["of"] == 4
+    alone, together = areas[worst["name"]], worst["auroc"]
+    assert together["value"] == alone["value"]
+    assert together["low"] < alone["low"] and alone["high"] < together["high"]
+    assert found["worst"]["subgroup"]["name"] in ("sex=female", "sex=male")
+    assert evaluate_model([], AT_HALF)["worst"] == {"site": None, "subgroup": None}
+
+
+def test_simultaneous_interval_of_the_worst_site_covers_its_truth():
+    rng, covered = np.random.default_rng(9), 0
+    truth = norm.cdf(1.2 / np.sqrt(2))
+    for _ in range(120):
+        drawn = [evaluation(f"s{k:02}", *scores_of(rng, 90)).cells[""] for k in range(12)]
+        areas = {f"s{k:02}": partial(delong, one) for k, one in enumerate(drawn)}
+        worst = _worst(areas)["auroc"]
+        covered += worst["low"] <= truth <= worst["high"]
+    assert covered / 120 >= 0.92
+
+
+def test_patients_of_unknown_level_are_no_group_of_the_gaps(evaluations):
+    one = evaluations[0]
+    cells = {**one.cells, "sex=unknown": one.cells["sex=male"]}
+    found = evaluate_model([SiteEvaluation("basel", cells, {}), *evaluations[1:]], AT_HALF)
+    assert found["fairness"] == evaluate_model(evaluations, AT_HALF)["fairness"]
+    ends = found["fairness"]["sex"]["sensitivity"]
+    assert {ends["lowest"], ends["highest"]} == {"sex=female", "sex=male"}
+
+
+def test_hospitals_are_compared_where_there_are_five():
+    rng = np.random.default_rng(10)
+    five = [evaluation(f"s{k}", *scores_of(rng, 90)) for k in range(5)]
+    between = evaluate_model(five, AT_HALF)["between_sites"]
+    assert between["prediction"]["low"] < between["auroc"]["low"] < between["auroc"]["high"]
+    few = evaluate_model(five[:4], AT_HALF)["between_sites"]
+    assert few["auroc"]["reason"] == "fewer than 5 hospitals can be compared"

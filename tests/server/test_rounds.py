@@ -13,6 +13,7 @@ from federation.vocabulary import Scale, Vocabulary, agreed_vocabulary
 from server.coordinator import Progress, run_study
 from server.course import Standing
 from server.exchange import Exchange
+from server.report import write_report
 from server.rounds import run_rounds
 from server.run_folder import RunFolder
 from server.task import Task
@@ -286,6 +287,31 @@ def test_comparators_are_trained_and_the_cross_site_matrix_is_complete(
     assert set(document["cross_site"]) == names
     assert all(set(tested) == names for tested in document["cross_site"].values())
     assert document["models"]["local"]["sites"]["ash"] == document["cross_site"]["ash"]["ash"]
+
+
+def test_sites_learn_what_joining_brings_and_what_a_stranger_may_expect(
+    tmp_path, folder, make_study
+):
+    study = make_study(
+        training={"rounds": 6, "batch_size": 8},
+        evaluation={"baselines": ["local", "leave_one_out", "logistic_regression"]},
+    )
+    simulate(study, folder, tmp_path / "run", workers=0)
+    document = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    models, names = document["models"], {"ash", "birch", "cedar"}
+    assert set(models) == {"federated", "local", "leave_one_out", "logistic_regression"}
+    assert set(models["leave_one_out"]["sites"]) == set(document["joining"]["sites"]) == names
+    threshold = models["federated"]["threshold"]
+    assert (threshold["rule"], threshold["split"]) == ("youden", "tuning")
+    for site, one in models["federated"]["sites"].items():
+        if "suppressed" not in one:
+            assert one["at_threshold"]["threshold"] == threshold["value"]
+            joined = document["joining"]["sites"][site]
+            assert joined["federated"] == one["auroc"]
+            assert joined["local"] == models["local"]["sites"][site]["auroc"]
+    kept = json.loads((tmp_path / "run" / "summaries.json").read_text())["models"]
+    assert set(kept["leave_one_out"]["sites"]) == names
+    write_report(tmp_path / "run")
 
 
 def test_deployment_leaves_comparators_out_and_says_so(tmp_path, sites, make_study):

@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score
 
-from federation.metrics.decisions import at_threshold, benefit, f1, number_needed_to_evaluate, rate
+from federation.metrics.decisions import at_threshold, f1, number_needed_to_evaluate, rate
 from federation.metrics.summary import EDGES, Confusion, ScoreSummary
+from federation.metrics.utility import benefit
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 0.5, float(EDGES[200])])
