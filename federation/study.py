@@ -270,8 +270,8 @@ class Study(Section):
 
     @property
     def compares(self) -> bool:
-        """Whether other models are compared with the federated one on the same patients."""
-        return bool(self.evaluation.baselines)
+        """Whether sites score the federated model and their own on the same patients."""
+        return "local" in self.evaluation.baselines
 
     @cached_property
     def canonical(self) -> str:

@@ -167,8 +167,8 @@ class ScoreSummary:
         exact sum, would tell of one patient whose score a crafted model sets apart from all others.
         The confusion counts at 0.5 stay if enough patients lie on each side of it.
 
-        What it costs, at a minimum of 10: at 60 patients a site's AUROC is 0.02 too low and its
-        AUPRC about 0.05, at 300 patients 0.001 and 0.004.
+        What it costs, at a minimum of 10: at 60 patients a site's AUROC is off by 0.02 and its
+        AUPRC by 0.07, at 300 patients by 0.001 and 0.007; docs/metrics.md has more.
 
         Raises:
             ValueError: if the whole cell holds fewer than ``minimum`` patients; such a cell is
