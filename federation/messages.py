@@ -35,6 +35,8 @@ from federation.vocabulary import Vocabulary
 Vector = NDArray[np.float32]
 
 FEDERATED = "federated"
+EXISTING_SCORE = "existing_score"
+"""Stands for a model: the score that the study names, which sites hold already."""
 RUN_ID = re.compile(r"[0-9a-f]{0,64}")
 MODEL = re.compile(r"[a-z0-9:_-]{1,140}")
 

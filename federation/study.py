@@ -218,12 +218,14 @@ class EvaluationSection(Section):
 
     ``every``: rounds between evaluations on the tuning split; 0 for none.
     ``threshold``: at which decisions are judged.
+    ``existing_score``: code of a risk that sites hold already, to compare with.
     ``baselines``: what else is trained for comparison, in simulation only.
     """
 
     every: int = Field(default=1, ge=0)
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ("sex", "age_band")
     threshold: ThresholdSection = ThresholdSection()
+    existing_score: str | None = Field(default=None, min_length=1)
     baselines: tuple[
         Literal["local", "pooled", "single_modality", "leave_one_out", "logistic_regression"], ...
     ] = ()

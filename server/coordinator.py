@@ -13,7 +13,7 @@ from typing import Any
 
 from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
-from federation.messages import DESCRIBE, FEDERATED, PREPARE, Instruction
+from federation.messages import DESCRIBE, EXISTING_SCORE, FEDERATED, PREPARE, Instruction
 from federation.models.build import build_model
 from federation.study import Study
 from federation.validation import listed
@@ -32,7 +32,7 @@ from server.operating import common_threshold, own_thresholds, thresholds_of
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundsResult, run_rounds
 from server.run_folder import RunFolder
-from server.scoring import Scored, scored_finished
+from server.scoring import Scored, existing_score, scored_finished
 from server.site_evaluation import SiteEvaluation
 from server.site_warnings import site_warnings, together
 from server.task import Heard, Task
@@ -130,6 +130,9 @@ def run_study(
     if study.personal:
         progress.tell("evaluation of the shared model, without what is each site's own")
         tested[SHARED] = scored_finished(task, result.weights, shared=True)
+    if study.evaluation.existing_score is not None:
+        progress.tell("evaluation of the score that the sites hold already")
+        tested[EXISTING_SCORE] = existing_score(task)
     found = _write_results(task, result, tested, folder, progress, warnings)
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)

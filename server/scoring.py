@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from flwr.app import RecordDict
 
 from federation.bodies import EvaluateBody
-from federation.messages import EVALUATE, Instruction
+from federation.messages import EVALUATE, EXISTING_SCORE, Instruction
 from federation.models.build import Vector
 from federation.study import Split
 from federation.subgroups import WHOLE_SITE
@@ -41,6 +41,19 @@ def scored_finished(task: Task, weights: Vector, shared: bool = False) -> Scored
     if task.study.evaluation.threshold.rule != "fixed":
         tuning, _ = evaluate(task, weights, "tuning", shared=shared)
     return Scored(held_out, tuning, failed)
+
+
+def existing_score(task: Task) -> Scored:
+    """Let the sites measure the score that they hold already, on both splits."""
+    nodes = task.nodes()
+
+    def asked(split: Split) -> Found:
+        instruction = Instruction(task.study, model=EXISTING_SCORE, split=split, run=task.run)
+        return _collected(task, encode(instruction, nodes), nodes, 0)
+
+    held_out, failed = asked("held_out")
+    fixed = task.study.evaluation.threshold.rule == "fixed"
+    return Scored(held_out, [] if fixed else asked("tuning")[0], failed)
 
 
 def evaluate(

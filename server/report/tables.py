@@ -22,6 +22,7 @@ MODEL_NAMES = {
     "shared": "Federated, without what is each hospital's own",
     "local": "Each hospital alone",
     "pooled": "Pooled in one place",
+    "existing_score": "The score that hospitals hold already, of those who have it",
     "leave_one_out": "Federated, at hospitals that it was trained without",
     "logistic_regression": "Federated, logistic regression on health records",
     "ehr_only": "Federated, health records only",
