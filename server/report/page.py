@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.report import plots, tables
+from server.report import decisions, plots, tables
 from server.report.faults import faults_table
 from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, read_run_folder
 from server.report.shifts import shift_figure, shift_tables
@@ -178,6 +178,10 @@ def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, tables.Table]:
     return {
         "sites": tables.sites_table(model),
         "subgroups": tables.subgroups_table(model),
+        "decisions": decisions.decision_table(model),
+        "gaps": decisions.gap_table(model),
+        "between": decisions.between_table(run.metrics.models),
+        "joining": decisions.joining_table(run.metrics.joining),
         "comparators": tables.comparators_table(run.metrics.models),
         "site_subgroups": tables.site_subgroup_table(model),
         "cross_site": tables.cross_site_table(run.metrics.cross_site),
