@@ -437,3 +437,26 @@ def test_checkpoint_of_round_ten_thousand_is_newer_than_that_before(tmp_path, ma
         folder.write_checkpoint(round_, Standing(np.full(3, round_, np.float32)))
     round_, standing = folder.last_checkpoint()
     assert (round_, standing.weights[0]) == (10000, 10000)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"strategy": {"name": "ditto"}},
+        {"personalisation": {"fine_tune_epochs": 1, "calibration": "platt"}},
+    ],
+)
+def test_models_of_the_sites_own_have_thresholds_of_their_own(
+    tmp_path, folder, make_study, sections
+):
+    study = make_study(evaluation={"baselines": ["local", "leave_one_out"]}, **sections)
+    simulate(study, folder, tmp_path / "run", workers=0)
+    document = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    models, names = document["models"], {"ash", "birch", "cedar"}
+    assert models["federated"]["threshold"]["value"] is None
+    assert set(models["federated"]["threshold"]["sites"]) == names
+    assert "sites" not in models["shared"]["threshold"]
+    # a site that took no part is scored by the shared model: it has none of its own
+    assert set(models["leave_one_out"]["sites"]) == names
+    assert set(document["joining"]["sites"]) == names
+    write_report(tmp_path / "run")
