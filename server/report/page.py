@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from server.report import decisions, plots, tables
 from server.report.faults import faults_table
-from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, read_run_folder
+from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, Worst, read_run_folder
 from server.report.shifts import shift_figure, shift_tables
 
 HERE = Path(__file__).parent
@@ -116,10 +116,11 @@ def facts(model: ModelMetrics, privacy: Privacy) -> list[Fact]:
     """The first screen: AUROC, worst hospital, worst subgroup, privacy."""
     return [
         _headline(model.overall),
-        _worst("Worst hospital", model.sites),
+        _worst("Worst hospital", model.sites, model.worst.site),
         _worst(
             "Worst subgroup",
             {tables.subgroup_name(name): cell for name, cell in model.subgroups.items()},
+            model.worst.subgroup,
         ),
         privacy_fact(privacy),
     ]
@@ -223,7 +224,8 @@ def _headline(cell: Cell) -> Fact:
     return Fact("AUROC, all hospitals", shown.text, f"{interval}{left_out}")
 
 
-def _worst(title: str, cells: Mapping[str, Cell]) -> Fact:
+def _worst(title: str, cells: Mapping[str, Cell], told: Worst | None) -> Fact:
+    """The lowest AUROC; its interval allows for the choice, in runs that tell one that does."""
     values = {
         name: cell.auroc.value
         for name, cell in sorted(cells.items())
@@ -234,5 +236,8 @@ def _worst(title: str, cells: Mapping[str, Cell]) -> Fact:
     if not values:
         return Fact(title, "–", f"None could be measured.{unseen}")
     name = min(values, key=values.__getitem__)
-    shown = tables.metric_text(cells[name].auroc)
-    return Fact(title, shown.text, f"{name}; {shown.note}; {cells[name].n} patients.{unseen}")
+    note = tables.metric_text(cells[name].auroc).note
+    if told is not None and tables.subgroup_name(told.name) == name:
+        note = f"{tables.metric_text(told.auroc).note}, for all {told.of} at once"
+    value = tables.metric_text(cells[name].auroc).text
+    return Fact(title, value, f"{name}; {note}; {cells[name].n} patients.{unseen}")

@@ -93,6 +93,21 @@ class ChosenThreshold(BaseModel):
     sites: dict[str, dict[str, Any]] = {}
 
 
+class Worst(BaseModel):
+    """The lowest AUROC of some groups, with an interval that holds for all of them at once."""
+
+    name: str
+    of: int
+    auroc: Metric
+
+
+class WorstOf(BaseModel):
+    """The worst site and the worst subgroup of a model."""
+
+    site: Worst | None = None
+    subgroup: Worst | None = None
+
+
 class Joined(BaseModel):
     """AUROC of the federated model and of a site's own at the site."""
 
@@ -118,6 +133,7 @@ class ModelMetrics(BaseModel):
     subgroups: dict[str, Cell] = {}
     site_subgroups: dict[str, dict[str, Cell]] = {}
     threshold: ChosenThreshold | None = None
+    worst: WorstOf = WorstOf()
     fairness: dict[str, dict[str, Gap]] = {}
     between_sites: Between | None = None
 

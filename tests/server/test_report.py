@@ -104,6 +104,8 @@ def test_worst_hospital_and_subgroup_are_the_lowest_that_are_defined(built):
     worst = min(areas, key=areas.__getitem__)
     assert shown[1].note.startswith(worst)
     assert shown[1].value == f"{areas[worst]:.3f}"
+    together = model.worst.site.auroc
+    assert f"{together.low:.3f} to {together.high:.3f}, for all 4 at once" in shown[1].note
     # the one withheld and the one of a single class are named as missing, not passed over
     assert "2 of 6 cannot be compared" in shown[1].note
 
