@@ -1,8 +1,8 @@
 """How often the 95% intervals of metrics hold: sites are drawn whose true figures are known.
 
 Each case has about 50 events or more, and as many patients without. The truth is that of two
-million patients of the same model. A full run takes 20 minutes; a quick one has a tenth of the
-replicates, and goals that allow for its chance.
+million patients of the same model. A full run takes some minutes; a quick one has few of the
+replicates, and goals that allow for their chance.
 """
 
 from __future__ import annotations

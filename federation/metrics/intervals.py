@@ -146,7 +146,7 @@ def wilson_interval(share: float, patients: int, z: float = Z) -> tuple[float, f
     return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
 
 
-def percentile(point: Estimate, values: Floats, fewest: int) -> Estimate:
+def percentile(point: Estimate, values: Floats, fewest: int | None = None) -> Estimate:
     """Percentile interval from a metric's value in each replicate; those without one do not count.
 
     Where all agree (every patient in one bin, or a perfect ranking) the bootstrap knows nothing of
@@ -155,12 +155,12 @@ def percentile(point: Estimate, values: Floats, fewest: int) -> Estimate:
     Args:
         point: the metric.
         values: (replicates,) NaN where a replicate has none.
-        fewest: patients of the smaller class; the fewer, the further out the percentiles lie,
-            which a bootstrap of few would otherwise put too near.
+        fewest: patients of the smaller class, where percentiles of few would lie too near; the
+            fewer, the further out they are put.
 
     Source: Hesterberg, American Statistician 2015, of expanded percentiles.
 
-    >>> percentile(Estimate(0.5), np.linspace(0, 1, 1001), 10**9).to_json()
+    >>> percentile(Estimate(0.5), np.linspace(0, 1, 1001)).to_json()
     {'value': 0.5, 'low': 0.025, 'high': 0.975}
     """
     from scipy.special import ndtr
@@ -168,7 +168,9 @@ def percentile(point: Estimate, values: Floats, fewest: int) -> Estimate:
     values = values[np.isfinite(values)]
     if (why := _unvaried(point, values)) is not None:
         return why
-    tail = float(ndtr(-_student(fewest) * math.sqrt(fewest / (fewest - 1))))
+    tail = 0.025
+    if fewest is not None:
+        tail = float(ndtr(-_student(fewest) * math.sqrt(fewest / (fewest - 1))))
     low, high = np.quantile(values, [tail, 1 - tail])
     return point.between(float(low), float(high), float(values.var(ddof=1)))
 
@@ -211,13 +213,20 @@ def bootstrapped(summary: ScoreSummary, drawn: Replicates) -> dict[str, Estimate
     exact = brier(summary)
     moved = (exact.value or 0.0) - float(brier_of(summary.counts, SCORES))
     briers = np.maximum(brier_of(drawn.tables, drawn.scores) + moved, 0.0)
+    areas = auprc_of(drawn.tables)
     return {
-        "auprc": _ranked(summary, auprc(summary), auprc_of(drawn.tables), on_logit_scale),
+        "auprc": _ranked(
+            summary, auprc(summary), lambda one: on_logit_scale(one, areas, _fewest(summary))
+        ),
         "sensitivity_at_90_specificity": _ranked(
-            summary, sensitivity_at_specificity(summary, 0.9), sensitivity_of(drawn.tables, 0.9)
+            summary,
+            sensitivity_at_specificity(summary, 0.9),
+            lambda one: percentile(one, sensitivity_of(drawn.tables, 0.9)),
         ),
         "specificity_at_90_sensitivity": _ranked(
-            summary, specificity_at_sensitivity(summary, 0.9), specificity_of(drawn.tables, 0.9)
+            summary,
+            specificity_at_sensitivity(summary, 0.9),
+            lambda one: percentile(one, specificity_of(drawn.tables, 0.9)),
         ),
         "brier": on_logit_scale(exact, briers, _fewest(summary)),
         "calibration_slope": _slope(summary, drawn),
@@ -226,14 +235,11 @@ def bootstrapped(summary: ScoreSummary, drawn: Replicates) -> dict[str, Estimate
 
 
 def _ranked(
-    summary: ScoreSummary,
-    point: Estimate,
-    values: Floats,
-    interval: Callable[[Estimate, Floats, int], Estimate] = percentile,
+    summary: ScoreSummary, point: Estimate, interval: Callable[[Estimate], Estimate]
 ) -> Estimate:
     if point.value is not None and min(summary.positives, summary.negatives) < 2:
         return replace(point, reason=SINGLE)
-    return interval(point, values, _fewest(summary))
+    return interval(point)
 
 
 def _unvaried(point: Estimate, values: Floats) -> Estimate | None:

@@ -88,3 +88,16 @@ def test_without_a_threshold_only_scores_are_compared(simulated):
     summary = ScoreSummary.from_scores(scores, labels)
     group = Group(lambda z: delong(summary, z), summary, None)
     assert set(fairness({"a": group, "b": group})) == {"calibration", "auroc"}
+
+
+def test_gap_between_five_equal_groups_is_seldom_called_more_than_chance():
+    rng, called = np.random.default_rng(8), 0
+    for _ in range(400):
+        groups = {}
+        for name in "abcde":
+            tp = int(rng.binomial(150, 0.7))
+            groups[name] = Group(
+                lambda z: None, ScoreSummary.empty(), Confusion(tp, 9, 99, 150 - tp)
+            )
+        called += fairness(groups)["sensitivity"].estimate.low > 0
+    assert called / 400 <= 0.08
