@@ -45,6 +45,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "../shared/data/uci_heart_disease
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")
 SEEDS = (42, 43, 44, 45, 46)
 ROUNDS, LOCAL_STEPS, POOLED_EPOCHS = 15, 100, 50
+FEDAVG = {"name": "fedavg"}
 
 FEDAVG_GOAL, FEDAVG_TOLERANCE = 0.6850, 0.035
 POOLED_GOAL, POOLED_TOLERANCE = 0.7353, 0.005
@@ -180,24 +181,32 @@ def open_sites(centres: Sequence[Centre], scaling: Mapping[str, Scaling], folder
     return Exchange(grid, simulated=True, pooled_node=grid.pooled_node)
 
 
-def federated_task(exchange: Exchange, seed: int, rounds: int = ROUNDS) -> Task:
-    """FedAvg with 100 updates a round: 15 rounds are 50 epochs of a centre of average size."""
-    study = _study(
-        seed,
-        rounds=rounds,
-        local_steps=LOCAL_STEPS,
-        optimizer={"name": "sgd", "lr": 1e-3},
-    )
+def federated_task(
+    exchange: Exchange,
+    seed: int,
+    rounds: int = ROUNDS,
+    lr: float = 1e-3,
+    strategy: Mapping[str, Any] = FEDAVG,
+) -> Task:
+    """100 updates a round: 15 rounds are 50 epochs of a centre of average size."""
+    sgd = {"name": "sgd", "lr": lr}
+    study = _study(seed, strategy, rounds=rounds, local_steps=LOCAL_STEPS, optimizer=sgd)
     return Task(exchange, study, _vocabulary(study), measured=False)
 
 
 def pooled_task(exchange: Exchange, seed: int, epochs: int = POOLED_EPOCHS) -> Task:
     """All patients as one site, in a single round so that Adam keeps its moments."""
-    study = _study(seed, rounds=1, local_epochs=epochs, optimizer={"name": "adam", "lr": 1e-3})
+    study = alone_study(seed, epochs)
     node = exchange.pooled_node
     assert node is not None
     only = {"pooled": node}
     return Task(exchange, study, _vocabulary(study), "pooled", only=only, quorum=1, measured=False)
+
+
+def alone_study(seed: int, epochs: int = POOLED_EPOCHS) -> Study:
+    """Training in one place: Adam, in one round."""
+    adam = {"name": "adam", "lr": 1e-3}
+    return _study(seed, FEDAVG, rounds=1, local_epochs=epochs, optimizer=adam)
 
 
 def trained(task: Task) -> Vector:
@@ -313,7 +322,7 @@ def _training_rows(labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return train
 
 
-def _study(seed: int, **training: Any) -> Study:
+def _study(seed: int, strategy: Mapping[str, Any], **training: Any) -> Study:
     return Study.model_validate(
         {
             "study": {"name": "flamby-heart", "seed": seed},
@@ -331,7 +340,7 @@ def _study(seed: int, **training: Any) -> Study:
             },
             "fusion": {"kind": "late"},
             "training": {"batch_size": 4, **training},
-            "strategy": {"name": "fedavg", "weighting": "patients", "minimum_sites": len(CENTRES)},
+            "strategy": {"weighting": "patients", "minimum_sites": len(CENTRES), **strategy},
             "evaluation": {"every": 0, "subgroups": []},
         }
     )

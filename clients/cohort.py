@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clients.exclusion import excluded_patients
+from clients.labels import labels_by_rule, labels_of_file
+from clients.linking.events import linked_events
+from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site
 from clients.sources import meds
+from clients.sources.registry import site_events
+from clients.sources.schema import Told
+from clients.sources.settings import LabelRule
+from clients.sources.subjects import SubjectIds
+from clients.timeline import Timeline, build_timeline
 from federation.arrival import places
 from federation.errors import UserError
 from federation.study import Split, SplitSection, TaskSection
@@ -24,11 +32,6 @@ from federation.vocabulary import AGE
 
 SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
 AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (200, "80+"))
-HOURS_PER_YEAR = 24 * 365.25
-OLDEST = 120
-"""Years; a birth longer ago, often a placeholder such as 1900-01-01, says nothing of the age."""
-LARGEST_NUMBER = 1e30
-"""A value beyond it is no measurement, and its square would not fit a float32."""
 KNOWN_ETHNICITIES = (
     # Whole words, for "Caucasian" holds "asian"; the first that fits.
     ("white", re.compile(r"\b(white|caucasian)\b")),
@@ -46,7 +49,8 @@ class Patients:
     """The patients of one site for one task; row i is one person everywhere.
 
     Attributes:
-        subject_ids: (patients,) int64, ascending; they never leave the site.
+        subject_ids: (patients,) int64, each patient's pseudonym under the site's key, in the
+            order of the identifiers; those are gone from here on, and neither leaves the site.
         labels: (patients,) float32, 0 or 1.
         events: rows of (row, hours_before, code, numeric_value, text_value), oldest first within
             a patient, none later than the patient's prediction time; ``hours_before`` is NaN
@@ -81,26 +85,46 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     _check_label(site, task)
     excluded: Counter[str] = Counter()
     notices: Counter[str] = Counter()
-    rows = meds.read_labels(site.labels)
-    labels = _one_label_each(rows, excluded, notices)
-    events, unlabelled = meds.read_events(site.events, pa.array(rows["subject_id"].unique()))
-    if unlabelled:
-        excluded["no label"] += unlabelled
-    seen = labels["subject_id"].isin(events["subject_id"].unique())
-    if not seen.all():
-        excluded["label without any event"] += int((~seen).sum())
-    labels = labels[seen].reset_index(drop=True)
+    subjects, told = SubjectIds(site.patient_key), Told()
+    rule = site.settings.data.labels if site.labels is None else None
+    if isinstance(rule, LabelRule):
+        rows, without = labels_by_rule(rule, site_events(site, subjects, Told()))
+        excluded.update(without)
+    else:
+        assert site.labels is not None
+        rows = labels_of_file(site.labels, subjects)
+    labels = _without_shared(_one_label_each(rows, excluded, notices), site, subjects, excluded)
+    labelled = np.unique(rows["subject_id"].to_numpy())
+    events = site_events(site, subjects, told)
+    timeline = build_timeline(
+        chain(events, _linked(site, subjects, labelled)),
+        labels["subject_id"].to_numpy(),
+        labels["prediction_time"].to_numpy(),
+        labelled,
+        until=rule is None,
+    )
+    if timeline.others and rule is None:
+        excluded["no label"] += timeline.others
+    kept = timeline.seen
+    if not kept.all():
+        excluded["label without any event"] += int((~kept).sum())
     if split.by == "given":
-        labels = _with_given_split(labels, site, excluded)
-    if labels.empty:
+        labels, kept = _with_given_split(labels, kept, site, excluded)
+    for absent, names in told.excluded.items():
+        excluded[absent] += len(names)
+    if not kept.any():
         reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
         raise UserError(
-            site.labels, f"no patient is left for {task.label} ({reasons or 'the file is empty'})"
+            site.labels or site.file,
+            f"no patient is left for {task.label} ({reasons or 'the file is empty'})",
         )
-    past = _before_prediction(events, labels, notices)
-    splits = _split(labels, split, site)
+    past = _of_kept(timeline.events, kept)
+    _count_notices(timeline, told, labels, kept, notices)
+    labels = labels[kept].reset_index(drop=True)
+    hashed = pseudonyms(labels["subject_id"].to_numpy(), site.patient_key())
+    splits = _split(labels, split, site, hashed)
     return Patients(
-        subject_ids=labels["subject_id"].to_numpy(),
+        subject_ids=hashed,
         labels=labels["label"].to_numpy(np.float32),
         events=past,
         splits=splits,
@@ -109,6 +133,13 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
         notices=dict(notices),
         arrival=_arrival(labels, splits["train"]),
     )
+
+
+def _linked(
+    site: Site, subjects: SubjectIds, labelled: NDArray[np.int64]
+) -> Iterator[pa.RecordBatch]:
+    """Stream the events of files that the site file ties to patients, after those of the export."""
+    yield from linked_events(site, subjects.of_text, labelled).to_batches()
 
 
 def _check_label(site: Site, task: TaskSection) -> None:
@@ -159,68 +190,72 @@ def _one_label_each(
     return labels[~later].reset_index(drop=True)
 
 
-def _with_given_split(labels: pd.DataFrame, site: Site, excluded: Counter[str]) -> pd.DataFrame:
-    given = labels["subject_id"].map(meds.read_splits(site.events))
-    if given.isna().any():
-        excluded["no split given"] += int(given.isna().sum())
-    return labels.assign(split=given)[given.notna()].reset_index(drop=True)
-
-
-def _before_prediction(
-    events: pd.DataFrame, labels: pd.DataFrame, notices: Counter[str]
+def _without_shared(
+    labels: pd.DataFrame, site: Site, subjects: SubjectIds, excluded: Counter[str]
 ) -> pd.DataFrame:
-    """Cut every patient's events at the prediction time, and add the age at that time."""
-    row_of = pd.Series(labels.index.to_numpy(), index=labels["subject_id"])
-    events = events[events["subject_id"].isin(row_of.index)]
-    row = row_of.loc[events["subject_id"]].to_numpy()
-    gap = labels["prediction_time"].to_numpy()[row] - events["time"].to_numpy()
-    hours = gap / np.timedelta64(1, "h")
-    births = (events["code"] == "MEDS_BIRTH").to_numpy()
-    impossible = births & ((hours < 0) | (hours > OLDEST * HOURS_PER_YEAR))
-    later = (hours < 0) & ~births
-    values = events["numeric_value"].to_numpy()
-    kept = ~(later | impossible)
-    absurd = kept & (np.abs(values) > LARGEST_NUMBER)
-    for reason, which in (
-        ("events after the prediction time, not used", later),
-        ("birth: after the prediction time or over 120 years before", impossible),
-        ("value: not a finite number", absurd),
-    ):
-        if which.any():
-            notices[reason] += len(np.unique(row[which]))
-    past = events.loc[kept, ["code", "text_value"]].assign(
-        numeric_value=np.where(absurd, np.float32(np.nan), values)[kept],
-        row=row[kept],
-        hours_before=hours[kept],
-    )
-    born = (past["code"] == "MEDS_BIRTH") & past["hours_before"].notna()
-    first = past[born].drop_duplicates("row")
-    ages = first.assign(code=AGE, numeric_value=first["hours_before"] / HOURS_PER_YEAR)
-    ages["hours_before"] = np.nan
-    past["code"] = past["code"].astype(str)
-    together = pd.concat([past, ages], ignore_index=True) if len(ages) else past
-    ordered = together.sort_values(
-        ["row", "hours_before"], ascending=[True, False], na_position="first", kind="stable"
-    )
-    ordered["code"] = ordered["code"].astype("category")
-    return ordered.reset_index(drop=True)
+    section = site.settings.data.exclude
+    if section is None:
+        return labels
+    ids = labels["subject_id"].to_numpy()
+    shared = excluded_patients(section, site.file.parent, subjects, ids)
+    if shared.any():
+        excluded["treated at several hospitals"] += int(shared.sum())
+    return labels[~shared].reset_index(drop=True)
 
 
-def _split(labels: pd.DataFrame, split: SplitSection, site: Site) -> dict[Split, NDArray[np.int64]]:
+def _with_given_split(
+    labels: pd.DataFrame, kept: NDArray[np.bool_], site: Site, excluded: Counter[str]
+) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    given = labels["subject_id"].map(meds.read_splits(site.events))
+    without = given.isna().to_numpy() & kept
+    if without.any():
+        excluded["no split given"] += int(without.sum())
+    return labels.assign(split=given), kept & ~without
+
+
+def _of_kept(events: pd.DataFrame, kept: NDArray[np.bool_]) -> pd.DataFrame:
+    if kept.all():
+        return events
+    row = events["row"].to_numpy()
+    chosen: pd.DataFrame = events[kept[row]].reset_index(drop=True)
+    chosen["row"] = (np.cumsum(kept) - 1)[chosen["row"].to_numpy()]
+    chosen["code"] = chosen["code"].cat.remove_unused_categories()
+    return chosen
+
+
+def _count_notices(
+    timeline: Timeline,
+    told: Told,
+    labels: pd.DataFrame,
+    kept: NDArray[np.bool_],
+    notices: Counter[str],
+) -> None:
+    for reason, rows in timeline.notices.items():
+        if count := int((rows & kept).sum()):
+            notices[reason] += count
+    ids = labels["subject_id"].to_numpy()[kept]
+    for reason, subjects in told.notices.items():
+        if count := int(np.isin(ids, np.fromiter(subjects, np.int64, len(subjects))).sum()):
+            notices[reason] += count
+
+
+def _split(
+    labels: pd.DataFrame, split: SplitSection, site: Site, hashed: NDArray[np.int64]
+) -> dict[Split, NDArray[np.int64]]:
     if split.by == "given":
         return {name: np.flatnonzero(labels["split"] == name) for name in SPLITS}
     if split.by == "time":
         times = labels["prediction_time"].to_numpy()
         if len(np.unique(times)) < 2:
             raise UserError(
-                site.labels,
+                site.labels or site.file,
                 "all prediction times are the same, so the patients cannot be split by time",
                 field="prediction_time",
                 remedy='Use split.by = "patient" or "given".',
             )
         place = places(times)
     else:
-        place = hashed_places(labels["subject_id"].to_numpy(), site.patient_key())
+        place = split_places(hashed)
     fractions = split.fractions
     bounds = np.cumsum([fractions.train, fractions.tuning])
     which = np.searchsorted(bounds, place, side="right")
@@ -231,16 +266,6 @@ def _arrival(labels: pd.DataFrame, train: NDArray[np.int64]) -> NDArray[np.float
     arrival = np.full(len(labels), np.nan)
     arrival[train] = places(labels["prediction_time"].to_numpy()[train])
     return arrival
-
-
-def hashed_places(subjects: NDArray[np.int64], key: bytes) -> NDArray[np.float64]:
-    """Map each patient to [0, 1) by a keyed hash: stable, and unguessable without the key."""
-
-    def place(subject: int) -> float:
-        digest = hmac.digest(key, str(subject).encode(), hashlib.sha256)
-        return int.from_bytes(digest[:7], "big") / 2**56
-
-    return np.array([place(int(subject)) for subject in subjects])
 
 
 def _levels(attribute: str, events: pd.DataFrame, labels: pd.DataFrame) -> NDArray[np.str_]:
@@ -254,8 +279,11 @@ def _levels(attribute: str, events: pd.DataFrame, labels: pd.DataFrame) -> NDArr
     prefixes = {"sex": ("GENDER//", "SEX//"), "ethnicity": ("ETHNICITY//", "RACE//")}[attribute]
     namer = {"sex": sex_level, "ethnicity": ethnicity_level}[attribute]
     chosen = [code for code in events["code"].cat.categories if code.startswith(prefixes)]
-    for code in chosen:
-        levels[events.loc[events["code"] == code, "row"]] = namer(code.partition("//")[2])
+    # Hispanics have a race too, where both are told: the later one stays, unless it says nothing.
+    for code in sorted(chosen, key=lambda code: (code.startswith("ETHNICITY"), code)):
+        rows, level = events.loc[events["code"] == code, "row"], namer(code.partition("//")[2])
+        if level != UNKNOWN:
+            levels[rows] = level
     return levels
 
 

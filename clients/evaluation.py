@@ -213,7 +213,8 @@ def mean_loss(model: FlatModel, weights: Vector, cohort: Cohort, study: Study) -
 def fitted_line(model: FlatModel, cohort: Cohort) -> Line:
     """Fit slope and intercept to the logits of the tuning split, by logistic regression.
 
-    With too few patients of either class the logits stay as they are.
+    With too few patients of either class the logits stay as they are; and where the fit would turn
+    their order around, which is no calibration but chance in a small split.
 
     Source: Platt, 1999.
     """
@@ -226,4 +227,5 @@ def fitted_line(model: FlatModel, cohort: Cohort) -> Line:
     fitted = LogisticRegression(C=np.inf).fit(
         logits(model, cohort, rows).numpy().reshape(-1, 1), labels
     )
-    return Line(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+    slope = float(fitted.coef_[0, 0])
+    return Line(slope, float(fitted.intercept_[0])) if slope > 0 else UNCHANGED

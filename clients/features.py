@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,11 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.cohort import Patients
-from clients.sources.dicom import UnreadableImage, read_image
+from clients.images.picture import View
+from clients.images.pool import spread
+from clients.images.read import picture_or_reason
+from clients.images.settings import ImagesSection
 from federation.models.text import PADDING
 from federation.study import EhrSection, ImageSection, TextSection
 from federation.vocabulary import CodeMoments, Vocabulary, bucket_of
 
+EVENTS_AT_ONCE = 1_000_000
+CELLS_AT_ONCE = 4_000_000
+"""Events, and features of all patients, that are in memory at once beside the result."""
 LARGEST_VALUE = 10.0
 """Scaled values are clipped here: a typing error must not drown a site's other values."""
 
@@ -47,14 +54,37 @@ def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) 
         scaled values; ``count`` is log(1 + n); ``since`` is exp(-hours / 24) of the newest;
         ``present`` is 0 or 1.
     """
-    marks = _marks(_in_window(patients, section), vocabulary)
-    shape = (len(patients), vocabulary.places)
-    columns = _aggregates(marks, shape)
-    wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
+    events = patients.events
+    width = vocabulary.places * len(section.aggregates)
+    values = np.zeros((len(patients), width), np.float32)
     present = np.zeros(len(patients), bool)
-    present[marks.row] = True
-    values = torch.from_numpy(wanted.reshape(len(patients), -1).astype(np.float32))
-    return ModalityTensor(values, torch.from_numpy(present), {})
+    for first, last, start, end in _portions(events["row"].to_numpy(), len(patients), width):
+        marks = _marks(_in_window(events.iloc[start:end], section), vocabulary, first)
+        columns = _aggregates(marks, (last - first, vocabulary.places))
+        wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
+        values[first:last] = wanted.reshape(last - first, -1)
+        present[first + marks.row] = True
+    return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), {})
+
+
+def _portions(
+    row: NDArray[np.int64], patients: int, width: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield first and last patient, and first and last event, of portions that fit in memory.
+
+    Args:
+        row: (events,) ascending.
+        patients: all of them.
+        width: of a patient's features.
+    """
+    starts = np.searchsorted(row, np.arange(patients + 1))
+    first = 0
+    while first < patients:
+        by_events = int(np.searchsorted(starts, starts[first] + EVENTS_AT_ONCE, side="right")) - 1
+        last = min(max(by_events, first + 1), first + max(CELLS_AT_ONCE // max(width, 1), 1))
+        last = min(last, patients)
+        yield first, last, int(starts[first]), int(starts[last])
+        first = last
 
 
 def code_moments(
@@ -65,7 +95,7 @@ def code_moments(
     A code is left out unless at least ``minimum_cell`` training patients have it; its moments
     are left out unless as many have a value of it.
     """
-    events = _in_window(patients, section)
+    events = _in_window(patients.events, section)
     events = events[events["row"].isin(patients.splits["train"])]
     skipped = Vocabulary((), {}, 1)
     found: dict[str, CodeMoments] = {}
@@ -83,8 +113,21 @@ def code_moments(
     return found
 
 
-def image_tensor(patients: Patients, section: ImageSection, folder: Path | None) -> ModalityTensor:
+def image_tensor(
+    patients: Patients,
+    section: ImageSection,
+    folder: Path | None,
+    settings: ImagesSection | None = None,
+    workers: int = 0,
+) -> ModalityTensor:
     """Read each patient's newest readable image.
+
+    Args:
+        patients: whose ``IMAGE//`` events name files.
+        section: the study's.
+        folder: of the images; None if the site has none.
+        settings: ``[data.images]`` of the site file; None reads DICOM with its defaults.
+        workers: processes that decode; 0 decodes in this one.
 
     Returns:
         (patients, 1, size, size) float32 in [0, 1].
@@ -96,14 +139,26 @@ def image_tensor(patients: Patients, section: ImageSection, folder: Path | None)
     rows, files = _newest_first(patients.events, "IMAGE//")
     if folder is not None and not rows:
         unusable["image: offered, but no event names a file"] = set(range(len(patients)))
-    for row, file in zip(rows, files, strict=True):
-        if folder is None or present[row]:
-            continue
-        try:
-            values[row, 0] = read_image(_inside(folder, file), size)
-            present[row] = True
-        except UnreadableImage as error:
-            unusable.setdefault(f"image: {error}", set()).add(row)
+    waiting: dict[int, list[str]] = {}
+    for row, file in zip(rows, files, strict=True) if folder is not None else ():
+        waiting.setdefault(row, []).append(file)
+    read = partial(
+        picture_or_reason,
+        folder=folder or Path(),
+        size=size,
+        view=settings.view if settings else View(),
+        kind=settings.format if settings else "dicom",
+    )
+    while waiting:  # all patients' newest first, then the next of those whose could not be read
+        asked = list(waiting)
+        for place, found in spread(read, [waiting[row].pop(0) for row in asked], workers):
+            row = asked[place]
+            if isinstance(found, np.ndarray):
+                values[row, 0], present[row] = found, True
+            else:
+                reason = found or "the decoder crashed"
+                unusable.setdefault(f"image: {reason}", set()).add(row)
+        waiting = {row: files for row, files in waiting.items() if files and not present[row]}
     counted = {reason: len(rows) for reason, rows in unusable.items()}
     return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), counted)
 
@@ -143,8 +198,7 @@ def tokens_of(note: str) -> list[str]:
     return [token for both in zip(words, [*pairs, ""], strict=False) for token in both if token]
 
 
-def _in_window(patients: Patients, section: EhrSection) -> pd.DataFrame:
-    events = patients.events
+def _in_window(events: pd.DataFrame, section: EhrSection) -> pd.DataFrame:
     if section.window_hours is None:
         return events
     return events[~(events["hours_before"] > section.window_hours)]
@@ -160,7 +214,8 @@ class _Marks:
     value: NDArray[np.float64]
 
 
-def _marks(events: pd.DataFrame, vocabulary: Vocabulary) -> _Marks:
+def _marks(events: pd.DataFrame, vocabulary: Vocabulary, first: int) -> _Marks:
+    """Spread events; rows count from patient ``first``."""
     categories = [str(code) for code in events["code"].cat.categories]
     places = [vocabulary.places_of(code) for code in categories]
     code = events["code"].cat.codes.to_numpy()
@@ -170,7 +225,7 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary) -> _Marks:
         place = np.array([where[depth] if depth < len(where) else -1 for where, _ in places])[code]
         valued = np.array([-1 if target is None else target for _, target in places])[code]
         kept = place >= 0
-        rows.append(events["row"].to_numpy()[kept])
+        rows.append(events["row"].to_numpy()[kept] - first)
         marked.append(place[kept])
         hours.append(events["hours_before"].to_numpy()[kept])
         values.append(np.where(place == valued, scaled, np.nan)[kept])
@@ -247,13 +302,3 @@ def _newest_first(events: pd.DataFrame, prefix: str) -> tuple[list[int], list[st
     codes = [code for code in events["code"].cat.categories if code.startswith(prefix)]
     chosen = events[events["code"].isin(codes) & events["text_value"].notna()].iloc[::-1]
     return chosen["row"].tolist(), chosen["text_value"].tolist()
-
-
-def _inside(folder: Path, file: str) -> Path:
-    try:
-        path = (folder / file).resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
-        raise UnreadableImage("not a file name") from None
-    if not path.is_relative_to(folder.resolve()):
-        raise UnreadableImage("the path leads out of the data folder")
-    return path

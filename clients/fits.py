@@ -44,6 +44,8 @@ class Fit:
         cohort: with at least one training patient.
         study: the resolved study.
         training: how to train; the study's, at the learning rate of the round.
+        slowed: what each gradient is multiplied by, which may differ from site to site; None for
+            nothing.
         pull: what is added to each gradient; None for nothing.
         held: stretches of the parameters that do not move.
         watched: whether to say how much the gradients vary.
@@ -54,6 +56,7 @@ class Fit:
     cohort: Cohort
     study: Study
     training: TrainingSection
+    slowed: float | None = field(default=None, kw_only=True)
     pull: Pull | None = field(default=None, kw_only=True)
     held: tuple[Part, ...] = field(default=(), kw_only=True)
     watched: bool = field(default=False, kw_only=True)

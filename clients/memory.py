@@ -6,20 +6,22 @@ that is sent again or a run that is resumed, begins with what there was before i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from federation.errors import UserError
 from federation.models.build import Vector
 
+logger = logging.getLogger("wardround.site")
+
 SUFFIX, FIRST = ".safetensors", "first"
-KEPT = 2
-"""Rounds of which something stays on disk: the last, and the one from which it can be repeated."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,25 @@ class Memory:
         rounds = self._rounds()
         return self._read(max(rounds))[0] if rounds else {}
 
-    def keep(self, round_: int, arrays: Mapping[str, Vector]) -> None:
-        """Keep arrays of a round, and forget what no repetition can need any more."""
+    def keep(self, round_: int, arrays: Mapping[str, Vector], after: int | None = None) -> None:
+        """Keep arrays of a round, and those from which it can be repeated; forget the others.
+
+        Args:
+            round_: from 1.
+            arrays: finite, or nothing is kept.
+            after: the round from which this one went on, or a later one; None for the last.
+
+        What a later round left belongs to a run that was resumed before it. Arrays that are not
+        finite come of training that diverged: what was there before stays.
+        """
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            logger.warning(
+                "%s: training diverged in round %s, so what the site keeps of its own model stays "
+                "as it was before",
+                self.folder,
+                round_,
+            )
+            return
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         rounds = sorted(self._rounds())
         first = min(self._read(rounds[0])[1], round_) if rounds else round_
@@ -68,8 +87,10 @@ class Memory:
         save_file(dict(arrays), draft, metadata={FIRST: str(first)})
         draft.chmod(0o600)
         os.replace(draft, self._file(round_))
-        for old in [found for found in rounds if found < round_][: -(KEPT - 1)]:
-            self._file(old).unlink(missing_ok=True)
+        last = round_ - 1 if after is None else after
+        base = max((found for found in rounds if found <= last), default=0)
+        for other in {*rounds} - {base, round_}:
+            self._file(other).unlink(missing_ok=True)
 
     def _read(self, round_: int) -> tuple[dict[str, Vector], int]:
         """Return what was kept in a round, and the first round in which anything was."""

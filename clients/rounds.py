@@ -84,10 +84,7 @@ def private_round(
     except UnfitTerms as error:
         logger.error("%s", error)
         raise TakesNoPart("the study's privacy terms do not fit the site") from None
-    weights = {
-        part.name: patients if part.name == "fusion" or site.offers(part.name) else 0
-        for part in model.parts
-    }
+    weights = {part.name: patients if _counts(part.name, site) else 0 for part in model.parts}
     training = study.training.at_round(instruction.round)
     start = weights_of(instruction)
     fit = PrivateFit(model, start, cohort, study, training, clipped, segment, draws)
@@ -108,6 +105,7 @@ def _take_turn(
         instruction.round,
         workbench.memory(file, instruction.run, instruction.model),
         instruction.control,
+        None if instruction.counted is None else instruction.counted.get(workbench.site(file).name),
     )
     return (yield from train_locally(turn))
 
@@ -181,6 +179,11 @@ def weights_of(instruction: Instruction) -> Vector:
     """Return the weights that were sent."""
     assert instruction.weights is not None
     return instruction.weights
+
+
+def _counts(part: str, site: Site) -> bool:
+    """Whether a private update has weight in a part: by the site file, not by any patient."""
+    return part != LOCAL and (part == "fusion" or site.offers(part))
 
 
 def _weight(holders: int, patients: int, minimum: int) -> int:

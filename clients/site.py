@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from clients.images.settings import IMAGE_FILES, ImagesSection, NotesSection
+from clients.sources.settings import EventsSection, ExcludeSection, LabelsSection
 from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
 
@@ -25,36 +27,17 @@ class SiteSection(Section):
     state: str = "state"
 
 
-class EventsSection(Section):
-    """Events in the Medical Event Data Standard."""
-
-    format: Literal["meds"]
-    path: str
-
-
-class ImagesSection(Section):
-    """A folder of DICOM files, to which ``IMAGE//`` events point."""
-
-    format: Literal["dicom"]
-    path: str
-
-
-class NotesSection(Section):
-    """Notes held as ``NOTE//`` events."""
-
-    format: Literal["meds"]
-
-
 class DataSection(Section):
     """Where the data lies, relative to the site file."""
 
     events: EventsSection
     images: ImagesSection | None = None
     notes: NotesSection | None = None
-    labels: str
+    labels: LabelsSection
     label: str | None = Field(default=None, min_length=1)
     """Name of what the labels file holds; a study whose ``task.label`` differs is refused."""
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ()
+    exclude: ExcludeSection | None = None
 
 
 class PolicySection(Section):
@@ -89,7 +72,9 @@ class Site:
     settings: SiteFile
     events: Path
     images: Path | None
-    labels: Path
+    notes: Path | None
+    labels: Path | None
+    """None where labels are derived from the events by a rule."""
     state: Path
 
     @property
@@ -144,11 +129,16 @@ def load_site(path: Path) -> Site:
     return Site(
         file=file,
         settings=settings,
-        events=_existing(file, "data.events.path", data.events.path, "the MEDS events"),
+        events=_existing(file, "data.events.path", data.events.path, "the events"),
         images=None
         if images is None
-        else _existing(file, "data.images.path", images.path, "the .dcm files"),
-        labels=_existing(file, "data.labels", data.labels, "the labels", folder=False),
+        else _existing(file, "data.images.path", images.path, IMAGE_FILES[images.format]),
+        notes=None
+        if data.notes is None or data.notes.path is None
+        else _existing(file, "data.notes.path", data.notes.path, "the note files"),
+        labels=_existing(file, "data.labels", data.labels, "the labels", folder=False)
+        if isinstance(data.labels, str)
+        else None,
         state=file.parent / settings.site.state,
     )
 
@@ -173,7 +163,7 @@ def find_sites(folder: Path) -> list[Path]:
 
 def _draw_key(path: Path) -> None:
     """Write a new key under its name at once, whole, or not at all if another process was first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -200,6 +190,6 @@ def _existing(file: Path, field: str, given: str, what: str, folder: bool = True
             file,
             f'"{given}" is not a file (looked for {path})',
             field=field,
-            remedy=f"Give the parquet file that holds {what}.",
+            remedy=f"Give the file that holds {what}.",
         )
     return path

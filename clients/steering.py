@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clients.fits import Fit
+from federation.bodies import LARGEST_VARIANCE
 from federation.models.build import Vector
 
 
@@ -32,20 +33,24 @@ class Steering:
         self._anchors = self._matrix(anchors) if self._strength else None
         self._held = [(part.start, part.stop) for part in first.held]
         self._starts = self._matrix([fit.start for fit in fits]) if first.held else None
+        slowed = [fit.slowed for fit in fits if fit.slowed is not None]
+        self._slowed = torch.tensor(slowed, device=vector.device).unsqueeze(1) if slowed else None
         self._sum = torch.zeros_like(self._gradients) if first.watched else None
         self._squares = torch.zeros(len(fits), dtype=torch.float64, device=vector.device)
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do, so that a step need not make the gradient."""
-        todo = self._directions, self._anchors, self._sum, self._starts
+        todo = self._slowed, self._directions, self._anchors, self._sum, self._starts
         return all(one is None for one in todo)
 
     def before_step(self) -> None:
-        """Watch the gradients, then add the pulls to them."""
+        """Watch the gradients, slow them, then add the pulls to them."""
         if self._sum is not None:
             self._sum += self._gradients
             self._squares += self._gradients.double().square().sum(1)
+        if self._slowed is not None:
+            self._gradients.mul_(self._slowed)
         if self._directions is not None:
             self._gradients.add_(self._directions)
         if self._anchors is not None:
@@ -63,7 +68,7 @@ class Steering:
             return [None] * len(steps)
         of_sum = self._sum.double().square().sum(1)
         return [
-            max(float(squares - total / k), 0.0) / (k * (k - 1)) if k > 1 else None
+            _variance(float(squares - total / k), k)
             for squares, total, k in zip(self._squares, of_sum, steps, strict=True)
         ]
 
@@ -73,3 +78,9 @@ class Steering:
         for row, vector in zip(found, vectors, strict=True):
             row[: len(vector)] = torch.from_numpy(vector.copy())
         return found
+
+
+def _variance(apart: float, steps: int) -> float | None:
+    """Return the squared standard error of a mean; None of one step, or if training diverged."""
+    found = max(apart, 0.0) / (steps * (steps - 1)) if steps > 1 else None
+    return found if found is not None and found <= LARGEST_VARIANCE else None

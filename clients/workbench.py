@@ -6,17 +6,20 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from clients.cohort import Patients, read_patients
+from clients.contents import images_state, site_store
 from clients.features import ModalityTensor, ehr_tensor, image_tensor, text_tensor
+from clients.images.pool import all_cores
 from clients.ledger import Ledger, site_ledger
 from clients.memory import Memory
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
+from clients.store import CohortStore
 from federation.errors import UserError
 from federation.models.build import FlatModel, build_model, probe_inputs
 from federation.models.losses import patient_losses
@@ -73,6 +76,13 @@ class Cohort:
         }
 
 
+class Prepared(NamedTuple):
+    """A folder of cohorts, and the start of the keys of one site's parts there."""
+
+    store: CohortStore
+    of: tuple[str, ...]
+
+
 class Workbench:
     """Opens sites, reads their cohorts and builds models, each once.
 
@@ -88,6 +98,7 @@ class Workbench:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], Any] = {}
+        self._last: tuple[tuple[Any, ...], Patients] | None = None
 
     def randomness(self, seed: int, *purpose: str | int) -> Randomness:
         """Return where a private round's draws come from; the seed is a simulation's only."""
@@ -111,13 +122,24 @@ class Workbench:
         return self._once(("site", file), lambda: load_site(Path(file)))
 
     def roster(self, file: str, study: Study) -> Patients:
-        """Return the site's patients; a workbench may leave their events out."""
-        return self.patients(file, study)
+        """Return the site's patients for the study's task and split, without their events."""
+        store, of = self._prepared(file)
+        key = ("patients", *of, repr(study.task), repr(study.split))
+        found = store.patients(key)
+        if found is None:
+            patients = self.patients(file, study)
+            self._check_unchanged(file)
+            store.keep_patients(key, patients)
+            found = store.patients(key)
+            assert found is not None
+        return found
 
     def patients(self, file: str, study: Study) -> Patients:
-        """Return the site's patients for the study's task and split, with their events."""
-        key = ("patients", file, repr(study.task), repr(study.split))
-        return self._once(key, lambda: read_patients(self.site(file), study.task, study.split))
+        """Return the site's patients with their events, which are kept of the last site alone."""
+        key = (file, repr(study.task), repr(study.split))
+        if self._last is None or self._last[0] != key:
+            self._last = key, read_patients(self.site(file), study.task, study.split)
+        return self._last[1]
 
     def agreed_vocabulary(self, study: Study) -> Vocabulary | None:
         """Return the vocabulary that the study alone defines; None if it defines none."""
@@ -181,7 +203,7 @@ class Workbench:
     def _read_cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
         patients = self.roster(file, study)
         tensors = {
-            name: self._tensor((name, file, *key), make)
+            name: self._tensor(file, (name, *key), make)
             for name, key, make in self._recipes(file, study, vocabulary)
         }
         return Cohort(patients, tensors, torch.from_numpy(patients.labels))
@@ -199,8 +221,14 @@ class Workbench:
         if (image := modalities.image) is not None:
             yield (
                 "image",
-                (*task, repr(image)),
-                lambda: image_tensor(self.patients(file, study), image, site.images),
+                (*task, repr(image), self._once(("images", file), lambda: images_state(site))),
+                lambda: image_tensor(
+                    self.patients(file, study),
+                    image,
+                    site.images,
+                    site.settings.data.images,
+                    0 if self.simulated else all_cores(),
+                ),
             )
         if (text := modalities.text) is not None:
             offered = site.settings.data.notes is not None
@@ -210,8 +238,33 @@ class Workbench:
                 lambda: text_tensor(self.patients(file, study), text, offered),
             )
 
-    def _tensor(self, key: tuple[Any, ...], make: Callable[[], ModalityTensor]) -> ModalityTensor:
-        return self._once(key, make)
+    def _prepared(self, file: str) -> Prepared:
+        """Return where a site's cohorts are kept, and what tells it from other sites there."""
+        site = self.site(file)
+        return Prepared(*self._once(("prepared", file), lambda: (site_store(site), ())))
+
+    def _check_unchanged(self, file: str) -> None:
+        """Refuse to keep what was read from files that changed meanwhile."""
+        store, _ = self._prepared(file)
+        if not self.simulated and site_store(self.site(file)).folder != store.folder:
+            raise UserError(
+                self.site(file).file,
+                "the site's data changed while they were read",
+                remedy="Start again when the export is complete.",
+            )
+
+    def _tensor(
+        self, file: str, key: tuple[Any, ...], make: Callable[[], ModalityTensor]
+    ) -> ModalityTensor:
+        store, of = self._prepared(file)
+        found = store.tensor((*of, *key))
+        if found is None:
+            tensor = make()
+            self._check_unchanged(file)
+            store.keep_tensor((*of, *key), tensor)
+            found = store.tensor((*of, *key))
+            assert found is not None
+        return found
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         if key not in self._kept:

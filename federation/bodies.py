@@ -47,16 +47,33 @@ Reason = Literal[
     "contradictory labels",
     "label without any event",
     "no split given",
+    "no index event",
+    "stay or outcome ended before the prediction time",
+    "treated at several hospitals",
+    "reference to an absent patient",
     "repeated label rows",
     "later prediction times, not used",
     "events after the prediction time, not used",
     "birth: after the prediction time or over 120 years before",
+    "events before the birth, not used",
+    "event without a time, not used",
+    "event without a code, not used",
+    "event cancelled or entered in error, not used",
     "value: not a finite number",
+    "value: cannot be read, not used",
     "image: the file is missing",
     "image: not a DICOM file",
-    "image: more than one frame",
-    "image: not a grey-scale image",
+    "image: not a PNG file",
+    "image: not a NIfTI file",
+    "image: no pixels",
+    "image: too large to be decoded",
+    "image: a transfer syntax that is not read",
     "image: the pixels cannot be decoded",
+    "image: the compressed pixels contradict the header",
+    "image: the number of frames contradicts the pixels",
+    "image: the decoder crashed",
+    "image: the slices do not make one volume",
+    "image: not selected by the site's rules",
     "image: the path leads out of the data folder",
     "image: not a file name",
     "image: offered, but no event names a file",
@@ -69,6 +86,7 @@ MOST_PATIENTS = 2**20
 """Of one site; a round sums at most eight times as many."""
 
 LARGEST_LOSS = 1e6
+LARGEST_VARIANCE = 1e30
 
 Count = Annotated[int, Field(ge=0, le=MOST_PATIENTS)]
 
@@ -122,7 +140,7 @@ class TrainBody(Section):
 
     loss: float | None = Field(ge=0, le=LARGEST_LOSS)
     """None if it diverged, and under differential privacy, which does not cover it."""
-    steps: int = Field(ge=0)
+    steps: int = Field(ge=0, le=2**40)
     patients: dict[PartName, Count]
     """Training patients behind each part of the model; 0 below the site's minimum cell.
 
@@ -131,7 +149,7 @@ class TrainBody(Section):
     """
     initial_loss: float | None = Field(default=None, ge=0, le=LARGEST_LOSS)
     """Mean loss of the global model on the training patients; where the strategy goes by it."""
-    gradient_variance: float | None = Field(default=None, ge=0, le=1e30)
+    gradient_variance: float | None = Field(default=None, ge=0, le=LARGEST_VARIANCE)
     """Squared standard error of the round's mean gradient; where sites are weighed by it."""
     spent: SpentBody | None = None
     """Under differential privacy at the site."""

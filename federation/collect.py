@@ -21,12 +21,9 @@ from federation.reduce import (
     clipped,
     screen,
 )
-from federation.strategies.averaging import FedNova, QFedAvg
+from federation.strategies.averaging import LEAST_LOSS, FedNova, QFedAvg
 from federation.strategies.base import Strategy
 from federation.strategies.robust import NormBound
-
-LEAST_LOSS = 1e-10
-"""q-FedAvg divides by a power of the loss."""
 
 
 class UpdateSum:
@@ -90,9 +87,9 @@ class UpdateSum:
         """Scale an update, and put the site's number beside it, once for each part."""
         factor, number = self._weight_of(update, body, site)
         scaled = np.empty(len(self.total.values), np.float32)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             np.multiply(update, np.float32(factor), out=scaled[: len(update)])
-        scaled[len(update) :] = number / NUMBER_UNIT
+            scaled[len(update) :] = number / NUMBER_UNIT
         if not np.abs(scaled).max(initial=0.0) <= LARGEST_CHANGE:
             raise UpdateRejected("out of range")
         return scaled
@@ -103,18 +100,19 @@ class UpdateSum:
         Source: FedNova, eq. 6 of Wang et al., NeurIPS 2020 (SGD: a site's steps); q-FedAvg,
         algorithm 2 of Li et al., ICLR 2020, both sides divided by L = 1 / lr.
         """
-        strategy = self._strategy
+        strategy, factor = self._strategy, (self._factors or {}).get(site, 1.0)
+        if strategy.tells_loss and body.initial_loss is None:
+            raise UpdateRejected("the loss is missing")
         if isinstance(strategy, FedNova):
             if not body.steps:
                 raise UpdateRejected("an update of no steps")
             return 1 / body.steps, float(body.steps)
         if isinstance(strategy, QFedAvg):
-            if body.initial_loss is None:
-                raise UpdateRejected("the loss is missing")
+            assert body.initial_loss is not None
             loss, q = max(body.initial_loss, LEAST_LOSS), strategy.q
             squared = float(np.square(update, dtype=np.float64).sum())
-            return loss**q, q * loss ** (q - 1) * squared / self._lr + loss**q
-        factor = (self._factors or {}).get(site, 1.0)
+            weight = factor * loss**q
+            return weight, weight * (q * squared / (loss * self._lr) + 1)
         return factor, factor
 
     def _none_in_local(self) -> dict[str, int]:

@@ -29,7 +29,8 @@ def _with_the_strategy(study: Study) -> Iterator[str]:
             'a gradient: give training.optimizer = { name = "sgd", lr = ... }, without momentum '
             "and weight_decay"
         )
-    if strategy.own_number and strategy.weighting == "inverse_variance":
+    own_rule = strategy.own_number or strategy.needs == "each"
+    if own_rule and strategy.weighting == "inverse_variance":
         yield (
             f'strategy.name = "{strategy.name}" weighs sites by its own rule: '
             'give strategy.weighting = "patients" or "uniform"'

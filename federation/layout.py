@@ -15,8 +15,9 @@ from federation.strategies.base import Strategy
 LOCAL = "local"
 """Name of the parts that are each site's own: no site has a weight there, and nothing leaves."""
 
-NUMBER_UNIT = 64.0
-"""The number beside an update is added up in this unit, to be in the range of fixed point."""
+NUMBER_UNIT = 1024.0
+"""The number beside an update is added up in this unit, to be in the range of fixed point: up to
+131,072 steps."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class Layout:
         Returns:
             The weighted mean of the updates, (size,) float64, zero where nobody had weight; and
             for each parameter the weighted mean of the sites' numbers, (parameters,), one where
-            there is none.
+            there is none, or all are next to nothing.
         """
         mean = total.mean()
         numbers = np.ones(self.parameters)
         if len(self.summed) > len(self.update):
             told = dict(zip(names(self.model), mean[self.size :] * NUMBER_UNIT, strict=True))
             for part in self.model:
-                if total.weights[part.name]:
+                if told[part.name] > 0:
                     numbers[part.start : part.stop] = told[part.name]
         return mean[: self.size], numbers
 

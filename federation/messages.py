@@ -71,6 +71,8 @@ class Instruction:
         clip: norm to which a host clips each site's update before it adds it; central privacy only.
         factors: by what a host multiplies each site's update, by site; None for nothing.
         control: the coordinator's control variate, (parameters,) float32; SCAFFOLD only.
+        counted: the last round in which a site's update counted, by site, 0 for none; where what
+            sites keep must be in step with the coordinator.
         shared: whether to score the weights as they are, though the site uses a model of its own.
         reference: a second model to score on the same patients, (parameters,) float32.
         witness: length and hash of the site's ledger when the coordinator last heard of it.
@@ -87,6 +89,7 @@ class Instruction:
     clip: float | None = None
     factors: Mapping[str, float] | None = None
     control: Vector | None = None
+    counted: Mapping[str, int] | None = None
     shared: bool = False
     reference: Vector | None = None
     witness: LedgerHead | None = None
@@ -126,6 +129,8 @@ class Instruction:
             task["split"] = self.split
         if self.vocabulary is not None:
             task["vocabulary"] = self.vocabulary.canonical
+        if self.counted is not None:
+            task["counted"] = json.dumps(dict(self.counted))
         records = RecordDict(
             {
                 "study": ConfigRecord(
@@ -169,6 +174,7 @@ class Instruction:
                 clip=None if task.get("clip") is None else float(task["clip"]),
                 factors=_read_factors(task.get("factors")),
                 control=_read_vector(records, "control"),
+                counted=_read_counted(task.get("counted")),
                 shared=bool(task["shared"]),
                 reference=_read_vector(records, "reference"),
                 witness=_read_witness(records),
@@ -256,6 +262,12 @@ def with_witness(records: RecordDict, witness: LedgerHead) -> RecordDict:
     return RecordDict({**records, "witness": told})
 
 
+def with_counted(records: RecordDict, counted: Mapping[str, int]) -> RecordDict:
+    """Say which rounds counted, without a copy of the vectors."""
+    told: dict[str, Any] = {**records["task"], "counted": json.dumps(dict(counted))}
+    return RecordDict({**records, "task": ConfigRecord(told)})
+
+
 def _read_witness(records: RecordDict) -> LedgerHead | None:
     if "witness" not in records:
         return None
@@ -266,6 +278,12 @@ def _read_factors(text: str | None) -> dict[str, float] | None:
     if text is None:
         return None
     return {str(site): float(factor) for site, factor in json.loads(text).items()}
+
+
+def _read_counted(text: str | None) -> dict[str, int] | None:
+    if text is None:
+        return None
+    return {str(site): int(round_) for site, round_ in json.loads(text).items()}
 
 
 def _matching(pattern: re.Pattern[str], text: Any) -> str:

@@ -7,9 +7,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from federation.errors import UserError
@@ -80,65 +80,86 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def _explain(model: type[BaseModel], details: ErrorDetails) -> tuple[str, str, str]:
-    location, table = _walked(model, details["loc"])
-    field = ".".join(str(part) for part in location)
+    field, known = _place(model, details["loc"])
     if details["type"] == "extra_forbidden":
-        known = set(table.model_fields) if table is not None else set()
-        guess = nearest(str(location[-1]), known)
+        last = field.rpartition(".")[2]
+        guess = nearest(last, known)
         remedy = f'Did you mean "{guess}"? ' if guess else ""
         return field, "unknown key", f"{remedy}Valid keys here: {', '.join(sorted(known))}."
     if details["type"] == "missing":
         return field, "missing; it has no default", ""
-    if details["type"] == "union_tag_invalid":
-        context = details.get("ctx", {})
-        return f"{field}.name", *_unknown(context.get("tag"), str(context.get("expected_tags", "")))
     given = details.get("input")
-    if details["type"] == "literal_error":
-        return field, *_unknown(given, str(details.get("ctx", {}).get("expected", "")))
-    problem = details["msg"].removeprefix("Value error, ").rstrip(".")
-    if isinstance(given, str | int | float | bool) and not problem.startswith('"'):
-        problem = f'"{given}": {problem[0].lower()}{problem[1:]}'
-    return field, problem, ""
-
-
-def _unknown(given: Any, expected: str) -> tuple[str, str]:
+    context = details.get("ctx", {})
+    if details["type"] == "union_tag_not_found":
+        return f"{field}.{_key_of(context)}", "missing; it has no default", ""
+    if details["type"] == "union_tag_invalid":
+        expected = str(context["expected_tags"])
+        field, given = f"{field}.{_key_of(context)}", context["tag"]
+    elif details["type"] == "literal_error":
+        expected = str(context.get("expected", ""))
+    else:
+        problem = details["msg"].removeprefix("Value error, ").rstrip(".")
+        if isinstance(given, str | int | float | bool) and not problem.startswith('"'):
+            problem = f'"{given}": {problem[0].lower()}{problem[1:]}'
+        return field, problem, ""
     guess = nearest(str(given), re.findall("'([^']*)'", expected))
-    return f'"{given}" is not one of {expected}', f'Did you mean "{guess}"?' if guess else ""
+    hint = f'Did you mean "{guess}"?' if guess else ""
+    return field, f'"{given}" is not one of {expected}', hint
 
 
-def _walked(
-    model: type[BaseModel], location: tuple[int | str, ...]
-) -> tuple[list[int | str], type[BaseModel] | None]:
-    """Return a place as the file names it, and the table in which its last key stands.
+def _key_of(context: Mapping[str, Any]) -> str:
+    """Return the key that tells kinds of a table apart: in quotes, or as the function _key()."""
+    return str(context["discriminator"]).strip("'_()")
 
-    Pydantic puts the chosen kind of a table, which has several, into the place as well.
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, set[str]]:
+    """Return the dotted key of a location, and the valid keys of the table that holds it.
+
+    A location also names which of several kinds of table was meant, which no file shows.
     """
-    walked: list[int | str] = []
-    table: type[BaseModel] | None = model
-    inside: list[type[BaseModel]] = [model]
+    shown: list[str] = []
+    known: set[str] = set()
+    current: type[BaseModel] | None = model
+    kinds: dict[str, type[BaseModel] | None] = {}
     for part in location:
-        if len(inside) > 1:
-            inside = [kind for kind in inside if _kind(kind) == part]
+        if part in kinds:
+            current, kinds = kinds[str(part)], {}
             continue
-        walked.append(part)
-        if isinstance(part, int):
-            continue  # a place in a list of tables, which all have the same keys
-        table = inside[0] if inside else None
-        info = table.model_fields.get(part) if table is not None else None
-        inside = [] if info is None else _tables(info.annotation)
-    return walked, table
+        shown.append(str(part))
+        fields = {} if current is None else current.model_fields
+        if str(part) in fields:
+            known = set(fields)
+            info = fields[str(part)]
+            tables = _tables(info.annotation)
+            kinds = _kinds(info.annotation, info.discriminator, tables)
+            current = tables[0] if len(tables) == 1 else None
+        elif current is not None and not isinstance(part, int):
+            known = set(fields)  # an unknown key, or a name that the user gives a table
+    return ".".join(shown), known
 
 
 def _tables(annotation: Any) -> list[type[BaseModel]]:
-    """Return the tables that a value may be."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    options = getattr(annotation, "__args__", ())
-    return [table for option in options for table in _tables(option)]
+    return [table for inner in get_args(annotation) for table in _tables(inner)]
 
 
-def _kind(table: type[BaseModel]) -> str:
-    return str(table.model_fields["name"].default) if "name" in table.model_fields else ""
+def _kinds(
+    annotation: Any, discriminator: Any, tables: Sequence[type[BaseModel]]
+) -> dict[str, type[BaseModel] | None]:
+    """Return which table each tag of a union stands for."""
+    if isinstance(discriminator, str):
+        return {
+            tag: table
+            for table in tables
+            for tag in get_args(table.model_fields[discriminator].annotation)
+        }
+    tagged: dict[str, type[BaseModel] | None] = {}
+    for inner in get_args(annotation):
+        for note in getattr(inner, "__metadata__", ()):
+            if isinstance(note, Tag):
+                tagged[note.tag] = next(iter(_tables(inner)), None)
+    return tagged
 
 
 def _neighbours(path: Path) -> str:

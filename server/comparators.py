@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from federation.bodies import TrainBody
+from federation.errors import UserError
 from federation.messages import TRAIN
 from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
@@ -91,7 +92,10 @@ def _single_modality(task: Task, name: Modality, found: Comparators) -> None:
         vocabulary=task.vocabulary if name == "ehr" else None,
         measured=False,
     )
-    _keep(f"{name}_only", alone, run_rounds(alone), found)
+    try:
+        _keep(f"{name}_only", alone, run_rounds(alone), found)
+    except UserError as error:  # FedBN, where this modality alone has no normalisation layers
+        found.failed[f"{name}_only"] = error.problem
 
 
 def _logistic_regression(task: Task, found: Comparators) -> None:

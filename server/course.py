@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from federation.bodies import TrainBody
 from federation.collect import UpdateList, UpdateSum, round_sum
 from federation.layout import Layout
-from federation.messages import TRAIN, Instruction, Reply
+from federation.messages import TRAIN, Instruction, Reply, with_counted
 from federation.models.build import FlatModel, Vector
 from federation.strategies.asynchronous import FedBuff
 from server.central import CentralPrivacy
@@ -30,6 +30,7 @@ RoundRecord = dict[str, Any]
 """One line of rounds.jsonl."""
 
 RULE, SELECTION, LOSS, OUTSTANDING = "rule/", "selection/", "loss/", "outstanding/"
+COUNTED = "counted/"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Course:
         self.selection = Selection(study)
         self._rule = rule_of(study.strategy, Layout.of(study.strategy, model.parts))
         self._known = Known(task.sizes)
+        self._counted: dict[str, int] = {}
         self._outstanding: Outstanding | None = None
         if isinstance(study.strategy, FedBuff):
             self._outstanding = Outstanding(
@@ -105,7 +107,7 @@ class Course:
         """Let sites train, and collect their updates."""
         task, began = self._task, time.perf_counter()
         instruction = self._instruction(nodes, round_)
-        instructions = task.addressed(encode(instruction, nodes))
+        instructions = task.addressed(self._in_step(encode(instruction, nodes)))
         updates = self._collector(nodes, round_)
         found = Round(_empty_record(round_, nodes), {}, updates)
         received = 0
@@ -142,6 +144,7 @@ class Course:
         gathered = Gathered(found.told, connected, total, kept)
         self.weights = self._rule.next_weights(self.weights, gathered)
         self._rule.note(found.told)
+        self._counted |= {site: int(found.record["round"]) for site in found.told}
         if self._rule.notes:
             found.record["strategy"] = dict(self._rule.notes)
         self._known.losses |= {s: b.loss for s, b in found.told.items() if b.loss is not None}
@@ -153,6 +156,8 @@ class Course:
         state |= {f"{SELECTION}{name}": array for name, array in self.selection.state().items()}
         if self._task.study.strategy.participation.kind == "power_of_choice":
             state |= {f"{LOSS}{site}": np.array(x) for site, x in self._known.losses.items()}
+        if self._task.study.strategy.in_step:
+            state |= {f"{COUNTED}{site}": np.array(r) for site, r in self._counted.items()}
         if self._outstanding is not None:
             owed = self._outstanding.state()
             state |= {f"{OUTSTANDING}{name}": array for name, array in owed.items()}
@@ -165,6 +170,8 @@ class Course:
         self.shown = self.selection.averaged(self.weights)
         if self._outstanding is not None:
             self._outstanding.restore(_under(OUTSTANDING, standing.state))
+        counted = _under(COUNTED, standing.state)
+        self._counted = {site: int(round_) for site, round_ in counted.items()}
         losses = _under(LOSS, standing.state)
         self._known.losses = {site: float(loss) for site, loss in losses.items()}
 
@@ -175,6 +182,16 @@ class Course:
             return instruction
         # Only a host that sums has to know these.
         return replace(instruction, clip=self._clip, factors=self._rule.factors(nodes))
+
+    def _in_step(self, instructions: dict[str, RecordDict]) -> dict[str, RecordDict]:
+        """Tell sites which of their updates counted, where they must know."""
+        if not self._task.study.strategy.in_step or not instructions:
+            return instructions
+        counted = {site: self._counted.get(site, 0) for site in instructions}
+        if self._task.exchange.simulated:  # one message for all sites of a host
+            one = with_counted(next(iter(instructions.values())), counted)
+            return dict.fromkeys(instructions, one)
+        return {s: with_counted(one, {s: counted[s]}) for s, one in instructions.items()}
 
     def _collector(self, nodes: Mapping[str, int], round_: int) -> UpdateSum | UpdateList:
         strategy = self._task.study.strategy
@@ -270,7 +287,7 @@ class Course:
 
 def patients_of(body: TrainBody) -> int:
     """Return the training patients behind an update."""
-    return max(body.patients.values())
+    return max(body.patients.values(), default=0)
 
 
 def _empty_record(round_: int, nodes: Mapping[str, int]) -> RoundRecord:

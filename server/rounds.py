@@ -60,6 +60,9 @@ def run_rounds(
     result = RoundsResult(course.weights, start - 1)
     known: set[str] = set()
     for round_ in range(start, study.training.rounds + 1):
+        if why := course.selection.ended:
+            result.stopped = f"after round {round_ - 1}: {why}"
+            break
         connected = task.nodes()
         nodes = connected if task.only is not None else course.asked(connected, round_)
         found = course.train(nodes, round_)
@@ -85,9 +88,6 @@ def run_rounds(
             _measure(task, course.shown, round_, record)
         course.selection.see(round_, record["metrics"], course.shown)
         on_round(record, course.standing())
-        if result.rounds < study.training.rounds and (why := course.selection.ended):
-            result.stopped = f"after round {round_}: {why}"
-            break
     result.weights = course.selection.chosen(course.shown)
     result.kept = course.selection.best_round if study.selection.keep == "best" else 0
     return result

@@ -72,6 +72,7 @@ def write_site(
     (folder / "site.toml").write_text(_SITE_TOML.format(name=hospital.name) + cap)
     key = hashlib.sha256(f"wardround patient key {seed} {hospital.name}".encode()).hexdigest()
     (folder / "state" / "patient.key").write_text(key)
+    (folder / "state" / "patient.key").chmod(0o600)
 
     rows: list[Row] = []
     pictures: list[Picture] = []

@@ -1,7 +1,7 @@
 """A site's folder for machines that do not reach it: what is sent, and what never is.
 
-Sent are the site file, the events, images and labels that it names, and the patient key, which
-decides the splits. Nothing else of the state folder travels, so a ledger stays where it is.
+Sent are the site file, the events, images, notes and labels that it names, and the patient key,
+which decides the splits. Nothing else of the state folder travels, so a ledger stays where it is.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import tomli_w
 from numpy.typing import NDArray
 
 from clients.site import Site, load_site
+from clients.store import no_room
 from federation.errors import UserError
 from federation.validation import read_toml
-from simulations.store import no_room
 
 SITE_FILE = "site.toml"
 STATE = "state"
@@ -51,7 +51,12 @@ def fingerprint(file: str) -> str:
         key = (site.state / "patient.key").read_bytes()
     except (UserError, OSError):
         return ""
-    tables = [site.labels, *sorted(site.events.rglob("*.parquet"))]
+    files = [
+        file
+        for file in sorted(site.events.rglob("*"))
+        if file.is_file() and not file.is_relative_to(site.state)
+    ]
+    tables = [*([site.labels] if site.labels else []), *files]
     sizes = [(os.path.relpath(table, site.events), table.stat().st_size) for table in tables]
     return hashlib.sha256(site.file.read_bytes() + key + repr(sizes).encode()).hexdigest()
 
@@ -108,17 +113,35 @@ def _sources(site: Site) -> list[tuple[str, str, Path]]:
     found = [("data.events.path", "events", site.events)]
     if site.images is not None:
         found.append(("data.images.path", "images", site.images))
-    return [*found, ("data.labels", f"labels{site.labels.suffix}", site.labels)]
+    if site.notes is not None:
+        found.append(("data.notes.path", "notes", site.notes))
+    for name, section in (
+        ("images", site.settings.data.images),
+        ("notes", site.settings.data.notes),
+    ):
+        for key in ("table", "identifiers"):
+            file = getattr(section.link, key) if section is not None and section.link else None
+            if file is not None:
+                source = site.file.parent / file
+                found.append((f"data.{name}.link.{key}", f"{name}-{key}.csv", source))
+    exclude = site.settings.data.exclude
+    for key in ("hashes", "key", "identifiers") if exclude is not None else ():
+        if (file := getattr(exclude, key)) is not None:
+            found.append((f"data.exclude.{key}", f"exclude-{key}", site.file.parent / file))
+    if site.labels is not None:
+        found.append(("data.labels", f"labels{site.labels.suffix}", site.labels))
+    return found
 
 
 def _as_sent(site: Site) -> dict[str, Any]:
     document = read_toml(site.file)
     document["site"]["state"] = STATE
-    names = {field: name for field, name, _ in _sources(site)}
-    document["data"]["events"]["path"] = names["data.events.path"]
-    if site.images is not None:
-        document["data"]["images"]["path"] = names["data.images.path"]
-    document["data"]["labels"] = names["data.labels"]
+    for field, name, _ in _sources(site):
+        *tables, key = field.split(".")
+        table = document
+        for part in tables:
+            table = table[part]
+        table[key] = name
     return document
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clients.cohort import Patients, read_patients
-from clients.features import ModalityTensor
 from clients.ledger import Ledger, site_ledger
 from clients.memory import Memory
 from clients.site import Site
-from clients.workbench import Cohort, Workbench, pool
+from clients.store import CohortStore
+from clients.workbench import Cohort, Prepared, Workbench, pool
 from federation.arrival import ArrivalSection, arrived
 from federation.faults import HostileSection
 from federation.privacy.noise import Randomness, Seeded
 from federation.study import Study
 from federation.vocabulary import Vocabulary
-from simulations.store import CohortStore
 from simulations.tampering import poisoned
 
 POOLED = "pooled"
@@ -52,7 +50,6 @@ class SimulatedWorkbench(Workbench):
         self._ledgers: Path | None = None
         self._memories = store / "memories"
         self._opened: OrderedDict[str, Ledger] = OrderedDict()
-        self._last: tuple[tuple[Any, ...], Patients] | None = None
 
     def use_memories(self, folder: Path) -> None:
         """Keep what sites keep for themselves, in the runs that follow, in a folder."""
@@ -111,30 +108,9 @@ class SimulatedWorkbench(Workbench):
         )
         return dataclasses.replace(first, settings=settings)
 
-    def patients(self, file: str, study: Study) -> Patients:
-        """Return a site's patients with their events, of the last site alone."""
-        key = (file, repr(study.task), repr(study.split))
-        if self._last is None or self._last[0] != key:
-            self._last = key, read_patients(self.site(file), study.task, study.split)
-        return self._last[1]
-
-    def roster(self, file: str, study: Study) -> Patients:
-        """Return a site's patients without their events."""
-        key = ("patients", file, repr(study.task), repr(study.split))
-        found = self._store.patients(key)
-        if found is None:
-            self._store.keep_patients(key, self.patients(file, study))
-            found = self._store.patients(key)
-            assert found is not None
-        return found
-
-    def _tensor(self, key: tuple[Any, ...], make: Callable[[], ModalityTensor]) -> ModalityTensor:
-        found = self._store.tensor(key)
-        if found is None:
-            self._store.keep_tensor(key, make())
-            found = self._store.tensor(key)
-            assert found is not None
-        return found
+    def _prepared(self, file: str) -> Prepared:
+        """All sites' cohorts lie in one folder, for as long as the simulation lasts."""
+        return Prepared(self._store, (file,))
 
     def cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
         """Return a cohort, in training as the site trains on it; the pooled one is all sites'."""

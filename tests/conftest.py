@@ -13,6 +13,8 @@ import pytest
 import tomli_w
 from hypothesis import HealthCheck, settings
 
+from clients.pseudonyms import pseudonyms
+from clients.site import load_site
 from federation.study import Study
 
 settings.register_profile(
@@ -161,6 +163,15 @@ def _write_site(
     return folder
 
 
+def _identified(folder, hashed):
+    """Return whom pseudonyms of a site stand for, in their order."""
+    site = load_site(Path(folder))
+    subjects = pq.read_table(site.labels)["subject_id"].unique().to_numpy()
+    known = pseudonyms(subjects, site.patient_key()).tolist()
+    names = dict(zip(known, subjects.tolist(), strict=True))
+    return [names[one] for one in hashed.tolist()]
+
+
 def _study_document(*modalities, **sections):
     """A small study as nested dictionaries; ``sections`` replace or add to tables."""
     known = {
@@ -202,6 +213,11 @@ def write_dicom():
 @pytest.fixture(scope="session")
 def write_site():
     return _write_site
+
+
+@pytest.fixture(scope="session")
+def identified():
+    return _identified
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ def test_missing_labels_file(simulate, sites):
 
 def test_missing_events_folder(simulate, sites):
     (sites / "bern" / "meds").rename(sites / "bern" / "elsewhere")
-    refused(simulate(), "bern/site.toml: data.events.path", "MEDS events")
+    refused(simulate(), "bern/site.toml: data.events.path", "holds the events")
 
 
 def test_missing_dicom_folder(simulate, sites):

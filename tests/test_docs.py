@@ -5,14 +5,19 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 
 from clients.cohort import read_patients
 from clients.site import SiteFile, load_site
+from clients.sources.settings import LabelRule, TableSection, WideColumn
 from federation.study import SplitSection, TaskSection
+from federation.validation import validate
+from simulations.datasets import DATASETS
 from simulations.runner import simulate
 from simulations.shifts.kind import ShiftSection
 from simulations.shifts.plan import load_shifts
@@ -50,6 +55,30 @@ def test_site_data_page_describes_every_key_of_the_site_file():
     for table, section in SiteFile.model_fields.items():
         assert issubclass(section.annotation, BaseModel)
         assert {f"{table}.{key}" for key in section.annotation.model_fields} <= described
+
+
+def test_every_mapping_of_the_formats_page_is_a_valid_site_file():
+    text = (ROOT / "docs/data-formats.md").read_text()
+    codes = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(codes) == 7
+    for code in codes:
+        document = tomllib.loads(code)
+        data = document["data"]
+        data.setdefault("events", {"format": "omop", "path": "x"})
+        data.setdefault("labels", "labels.csv")
+        validate(SiteFile, {**document, "site": {"name": "x"}}, "data-formats.md")
+
+
+def test_formats_page_describes_every_key_of_a_table_a_rule_and_every_dataset():
+    text = (ROOT / "docs/data-formats.md").read_text()
+    described = set(re.findall(r"`([A-Za-z_-]+)`", text)) | set(
+        re.findall(r"^(\w+) = ", text, re.M)
+    )
+    for section in (TableSection, LabelRule):
+        assert set(section.model_fields) <= described
+    assert set(DATASETS) <= described
+    for kind in get_args(WideColumn.model_fields["kind"].annotation):
+        assert f"| `{kind}` |" in text
 
 
 def test_sweep_of_the_sweeps_page_resolves_and_every_key_is_described(tmp_path):

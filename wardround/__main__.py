@@ -9,7 +9,18 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, ledger, run, strategies, sweep
+from wardround import (
+    data,
+    deidentify,
+    ledger,
+    pull,
+    run,
+    site,
+    site_check,
+    site_hashes,
+    strategies,
+    sweep,
+)
 
 cli = typer.Typer(
     name="wardround",
@@ -36,6 +47,11 @@ data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
 strategies.register(cli)
+site_check.register(site.site)
+site_hashes.register(site.site)
+deidentify.register(site.site)
+pull.register(site.site)
+site.register(cli)
 
 
 def main() -> None:

@@ -61,7 +61,13 @@ def reshape(
 
 
 def dataset(
-    name: Annotated[str, typer.Argument(help="uci-heart", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="uci-heart, eicu-demo, hannover-cxr, pneumoniamnist or mimic-demo",
+            show_default=False,
+        ),
+    ],
     source: Annotated[Path, typer.Option(help="The publisher's files.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,6 +39,7 @@ class Turn:
         round: from 1.
         memory: what the site keeps for itself.
         control: the coordinator's control variate; None if it has none.
+        counted: the last round in which the site's update counted, where the coordinator says so.
     """
 
     fit: Fit
@@ -46,6 +47,19 @@ class Turn:
     round: int
     memory: Memory
     control: Vector | None = None
+    counted: int | None = None
+
+    def kept(self) -> dict[str, Vector]:
+        """Return what the site kept in the last round that counted.
+
+        An update that was lost, late or refused is not in what the coordinator has added up: what
+        the site learned with it would put the two out of step for all rounds that follow.
+        """
+        return self.memory.before(self.round if self.counted is None else self.counted + 1)
+
+    def keep(self, arrays: Mapping[str, Vector]) -> None:
+        """Keep arrays of this round, and those of the last one that counted."""
+        self.memory.keep(self.round, arrays, self.counted)
 
 
 def averaged(turn: Turn) -> Training:

@@ -35,12 +35,12 @@ def scaffold(turn: Turn) -> Training:
     """
     fit = turn.fit
     common = _or_zero(turn.control, fit.start)
-    own = _or_zero(turn.memory.before(turn.round).get(CONTROL), fit.start)
+    own = _or_zero(turn.kept().get(CONTROL), fit.start)
     fitted = yield replace(fit, pull=Pull(direction=common - own))
     update = fitted.weights - fit.start
     path = np.float32(max(fitted.steps, 1) * fit.training.optimizer.lr)
     new = own - common - update / path
-    turn.memory.keep(turn.round, {CONTROL: new})
+    turn.keep({CONTROL: new})
     return Moved(np.concatenate([update, new - own]), fitted)
 
 
@@ -51,11 +51,11 @@ def feddyn(turn: Turn) -> Training:
     """
     assert isinstance(turn.strategy, FedDyn)
     fit, alpha = turn.fit, np.float32(turn.strategy.alpha)
-    kept = _or_zero(turn.memory.before(turn.round).get(GRADIENT), fit.start)
+    kept = _or_zero(turn.kept().get(GRADIENT), fit.start)
     pull = Pull(direction=-kept, strength=turn.strategy.alpha, anchor=fit.start)
     fitted = yield replace(fit, pull=pull)
     update = fitted.weights - fit.start
-    turn.memory.keep(turn.round, {GRADIENT: kept - alpha * update})
+    turn.keep({GRADIENT: kept - alpha * update})
     return Moved(update, fitted)
 
 

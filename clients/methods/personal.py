@@ -23,7 +23,7 @@ def local_part(turn: Turn) -> Training:
 
     Source: FedBN, Li et al., ICLR 2021; FedPer, Arivazhagan et al., 2019.
     """
-    start = own_weights(turn.strategy, turn.fit.model, turn.fit.start, _kept(turn))
+    start = own_weights(turn.strategy, turn.fit.model, turn.fit.start, turn.kept())
     fitted = yield replace(turn.fit, start=start)
     _keep_local(turn, fitted.weights)
     return Moved(fitted.weights - start, fitted)
@@ -37,7 +37,7 @@ def fedrep(turn: Turn) -> Training:
     assert isinstance(turn.strategy, FedRep)
     fit = turn.fit
     own, shared = _stretches(fit.model)
-    start = own_weights(turn.strategy, fit.model, fit.start, _kept(turn))
+    start = own_weights(turn.strategy, fit.model, fit.start, turn.kept())
     epochs = {"local_epochs": turn.strategy.head_epochs, "local_steps": None}
     headed = yield replace(
         fit, start=start, held=shared, training=fit.training.model_copy(update=epochs)
@@ -55,10 +55,10 @@ def ditto(turn: Turn) -> Training:
     assert isinstance(turn.strategy, Ditto)
     fit = turn.fit
     fitted = yield fit
-    own = _kept(turn).get(OWN, fit.start)
+    own = turn.kept().get(OWN, fit.start)
     pull = Pull(strength=turn.strategy.pull, anchor=fit.start)
     personal = yield replace(fit, start=own, pull=pull, watched=False)
-    turn.memory.keep(turn.round, {OWN: personal.weights})
+    turn.keep({OWN: personal.weights})
     return Moved(fitted.weights - fit.start, fitted)
 
 
@@ -74,20 +74,18 @@ def apfl(turn: Turn) -> Training:
     assert isinstance(turn.strategy, Apfl)
     fit = turn.fit
     fitted = yield fit
-    kept = _kept(turn)
+    kept = turn.kept()
     share = float(kept[SHARE][0]) if SHARE in kept else turn.strategy.share
     own = kept.get(OWN, fit.start)
     mixed = _mixture(own, fitted.weights, share)
-    slower = fit.training.optimizer.model_copy(update={"lr": fit.training.optimizer.lr * share**2})
-    training = fit.training.model_copy(update={"optimizer": slower})
-    found = yield replace(fit, start=mixed, training=training, watched=False)
-    gradient = (mixed - found.weights) / np.float32(max(found.steps, 1) * slower.lr)
+    # Not a learning rate of its own: many sites, each with its share, are trained in one pass.
+    found = yield replace(fit, start=mixed, slowed=share**2, watched=False)
+    path = max(found.steps, 1) * fit.training.optimizer.lr * share**2
+    gradient = (mixed - found.weights) / np.float32(path)
     own = own + (found.weights - mixed) / np.float32(share)
     slope = float(np.dot(own - fitted.weights, gradient))
     share = min(max(share - turn.strategy.share_lr * slope, LEAST_SHARE), 1.0)
-    turn.memory.keep(
-        turn.round, {OWN: own.astype(np.float32), SHARE: np.array([share], np.float32)}
-    )
+    turn.keep({OWN: own.astype(np.float32), SHARE: np.array([share], np.float32)})
     return Moved(fitted.weights - fit.start, fitted)
 
 
@@ -119,15 +117,11 @@ def own_weights(
     return own
 
 
-def _kept(turn: Turn) -> dict[str, Vector]:
-    return turn.memory.before(turn.round)
-
-
 def _keep_local(turn: Turn, weights: Vector) -> None:
     own = np.zeros_like(weights)
     for part in _stretches(turn.fit.model)[0]:
         own[part.start : part.stop] = weights[part.start : part.stop]
-    turn.memory.keep(turn.round, {OWN: own})
+    turn.keep({OWN: own})
 
 
 def _stretches(model: FlatModel) -> tuple[tuple[Part, ...], tuple[Part, ...]]:

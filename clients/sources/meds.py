@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,50 +12,41 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clients.sources.schema import BATCH_ROWS, EVENT_COLUMNS, EVENT_SCHEMA, TIME, files_below
+from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
 
-EVENT_COLUMNS: Mapping[str, pa.DataType] = {
-    "subject_id": pa.int64(),
-    "time": pa.timestamp("us"),
-    "code": pa.string(),
-    "numeric_value": pa.float32(),
-    "text_value": pa.string(),
-}
 OPTIONAL = ("numeric_value", "text_value")
-TIME = EVENT_COLUMNS["time"]
 LABEL_VALUES: Mapping[str, pa.DataType] = {"boolean_value": pa.bool_(), "integer_value": pa.int64()}
 
 
-def read_events(folder: Path, subjects: pa.Array) -> tuple[pd.DataFrame, int]:
-    """Read the events of some subjects from a MEDS dataset.
+def batches(folder: Path) -> Iterator[pa.RecordBatch]:
+    """Stream the events of a MEDS dataset in the order of its files.
 
     Args:
         folder: the dataset, with ``data/**/*.parquet`` (or the parquet files themselves).
-        subjects: int64 subject ids to keep.
 
-    Returns:
-        Events with the columns of ``EVENT_COLUMNS`` (``code`` categorical), in the order of the
-        files; and the number of further subjects, of whom nothing was kept. A value that the file
-        holds as NaN is infinite, and so can be told from no value.
+    Yields:
+        Batches of ``EVENT_SCHEMA``. A value that the file holds as NaN is infinite, and so can be
+        told from no value.
 
     Raises:
-        UserError: if there is no file, or one is unreadable, or a column is missing or wrong.
+        UserError: if there is no file, or one is unreadable, or a column is missing or wrong, or a
+            row has no subject or no code.
     """
-    tables, others = [], set[int]()
     for file in event_files(folder):
-        table = read_columns(file, EVENT_COLUMNS, OPTIONAL)
-        _no_nulls(table, "subject_id", file)
-        wanted = pc.is_in(table["subject_id"], value_set=subjects)
-        others.update(pc.unique(table["subject_id"].filter(pc.invert(wanted))).to_pylist())
-        tables.append(table.filter(wanted))
-        _no_nulls(tables[-1], "code", file)
-    events = pa.concat_tables(tables)
-    at = events.schema.get_field_index("numeric_value")
-    values = events["numeric_value"]
-    marked = pc.if_else(pc.is_nan(values), pa.scalar(np.inf, values.type), values)
-    events = events.set_column(at, "numeric_value", marked)
-    coded = events.set_column(2, "code", events["code"].dictionary_encode())
-    return coded.to_pandas(), len(others)
+        schema = _checked(file, EVENT_COLUMNS, OPTIONAL)
+        named = [name for name in EVENT_COLUMNS if name in schema.names]
+        with _readable(file), pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(BATCH_ROWS, columns=named):
+                table = _cast(file, pa.Table.from_batches([batch]), schema, EVENT_COLUMNS)
+                for column in ("subject_id", "code"):
+                    if table[column].null_count:
+                        _no_nulls(pq.read_table(file, columns=[column]), column, file)
+                columns = [column.combine_chunks() for column in table.columns]
+                values = columns[3]
+                columns[3] = pc.if_else(pc.is_nan(values), pa.scalar(np.inf, values.type), values)
+                yield pa.RecordBatch.from_arrays(columns, schema=EVENT_SCHEMA)
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -64,14 +56,15 @@ def event_files(folder: Path) -> list[Path]:
         UserError: if there is none.
     """
     root = folder / "data" if (folder / "data").is_dir() else folder
-    files = sorted(root.rglob("*.parquet"))
-    if not files:
-        raise UserError(root, "no .parquet file was found; expected MEDS events")
-    return files
+    return files_below(root, ["**/*.parquet"], ".parquet file")
 
 
-def read_labels(file: Path) -> pd.DataFrame:
+def read_labels(file: Path, subjects: SubjectIds) -> pd.DataFrame:
     """Read labels in the MEDS label schema.
+
+    Args:
+        file: parquet.
+        subjects: makes ids of text, where the export's patients have no numbers.
 
     Returns:
         ``subject_id`` int64, ``prediction_time`` datetime64[us] (may be NaT), ``label`` float64:
@@ -88,8 +81,13 @@ def read_labels(file: Path) -> pd.DataFrame:
         raise UserError(
             file, "neither boolean_value nor integer_value is there", remedy=_have(schema)
         )
+    named = (
+        pa.types.is_string(schema.field("subject_id").type)
+        if "subject_id" in schema.names
+        else False
+    )
     columns = {
-        "subject_id": pa.int64(),
+        "subject_id": pa.string() if named else pa.int64(),
         "prediction_time": TIME,
         **{name: LABEL_VALUES[name] for name in values},
     }
@@ -100,7 +98,7 @@ def read_labels(file: Path) -> pd.DataFrame:
     given = pc.coalesce(*numbers)
     return pd.DataFrame(
         {
-            "subject_id": table["subject_id"].to_numpy(),
+            "subject_id": subjects.of(table["subject_id"].combine_chunks()).to_numpy(),
             "prediction_time": table["prediction_time"].to_pandas(),
             "label": given.to_numpy().astype(np.float64),
             "contradictory": differ.to_numpy(),
@@ -154,6 +152,16 @@ def read_columns(
     Raises:
         UserError: if the file is unreadable, or a column is missing or of another kind.
     """
+    schema = _checked(file, expected, optional)
+    with _readable(file):
+        table = pq.read_table(file, columns=[name for name in expected if name in schema.names])
+    return _cast(file, table, schema, expected)
+
+
+def _checked(
+    file: Path, expected: Mapping[str, pa.DataType], optional: tuple[str, ...]
+) -> pa.Schema:
+    """Return the schema of a file that has the expected columns, once, of kinds that fit."""
     schema = _schema(file)
     missing = [name for name in expected if name not in schema.names and name not in optional]
     if missing:
@@ -167,10 +175,12 @@ def read_columns(
             )
         if name in schema.names:
             _check_kind(file, name, expected[name], schema.field(name).type)
-    try:
-        table = pq.read_table(file, columns=[name for name in expected if name in schema.names])
-    except (pa.ArrowInvalid, OSError):
-        raise UserError(file, "not a readable parquet file (truncated or damaged)") from None
+    return schema
+
+
+def _cast(
+    file: Path, table: pa.Table, schema: pa.Schema, expected: Mapping[str, pa.DataType]
+) -> pa.Table:
     arrays = []
     for name, kind in expected.items():
         if name not in schema.names:
@@ -182,6 +192,14 @@ def read_columns(
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise _unexpected(file, name, kind, schema.field(name).type) from None
     return pa.table(arrays, names=list(expected))
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError):
+        raise UserError(file, "not a readable parquet file (truncated or damaged)") from None
 
 
 def _check_kind(file: Path, name: str, kind: pa.DataType, found: pa.DataType) -> None:

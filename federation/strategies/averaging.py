@@ -11,6 +11,9 @@ from federation.strategies.base import Momentum, Rate, Strategy
 LOSS_TELLS = "sites tell the loss of their training patients, which its noise does not cover"
 SITES_DIFFER = "sites do not count alike, so noise on the sum would not hide one of them"
 
+LEAST_LOSS = 1e-10
+"""q-FedAvg divides by a power of the loss."""
+
 
 class FedAvg(Strategy):
     """The next model is the old one plus the mean of the updates."""
@@ -98,6 +101,7 @@ class Scaffold(Strategy):
     source = "Karimireddy et al., ICML 2020"
     at_sites = "adds the coordinator's control variate less its own to each gradient"
     keeps = "its control variate, as large as the model"
+    in_step = True
     only_plain_sgd = True
     not_with_central = "control variates leave beside the updates, and are not clipped"
 
@@ -112,6 +116,7 @@ class FedDyn(Strategy):
     source = "Acar et al., ICLR 2021"
     at_sites = "adds alpha times the distance from the global model, less a gradient that it keeps"
     keeps = "the gradient at its last model, as large as the model"
+    in_step = True
 
     name: Literal["feddyn"] = "feddyn"
     alpha: float = Field(default=0.01, gt=0, le=1000)

@@ -43,6 +43,7 @@ class Strategy(Section):
         source: the paper.
         at_sites: what a site does otherwise than train from the global weights; empty if nothing.
         keeps: what a site keeps on its disk from round to round, which never leaves it.
+        in_step: whether what a site keeps must follow from rounds in which its update counted.
         local_part: which part of the model is each site's own.
         tells_loss: whether sites tell the global model's loss on their training patients.
         not_with_dp_sgd: why it cannot be private at the sites; empty if it can.
@@ -59,6 +60,7 @@ class Strategy(Section):
     source: ClassVar[str] = ""
     at_sites: ClassVar[str] = ""
     keeps: ClassVar[str] = ""
+    in_step: ClassVar[bool] = False
     local_part: ClassVar[LocalPart] = ""
     tells_loss: ClassVar[bool] = False
     not_with_dp_sgd: ClassVar[str] = ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from federation.pages.elements import Table, Td
 from server.report.run_folder import Cell, Joining, Metric, ModelMetrics
-from server.report.tables import MODEL_NAMES, Table, Td, metric_text, subgroup_name
+from server.report.tables import MODEL_NAMES, metric_text, subgroup_name
 
 _RATES: Mapping[str, str] = {
     "sensitivity": "Sensitivity",

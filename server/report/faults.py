@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from federation.pages.elements import Table, Td
 from server.report.run_folder import Round
-from server.report.tables import Table, Td
 
 _KINDS = {
     "dropped": "Dropped out",

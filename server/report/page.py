@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
+from federation.pages.elements import Fact, Figure, Table
+from federation.pages.render import render as from_template
 from server.report import decisions, plots, tables
 from server.report.faults import faults_table
 from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, Worst, read_run_folder
@@ -43,17 +40,9 @@ def write_report(run: Path) -> Path:
 
 def render(run: RunFolder) -> str:
     """The page as text."""
-    from plotly.offline import get_plotlyjs  # 5 MB, read only when a report is written
-
     name, model = main_model(run)
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html.jinja").render(
-        css=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
-        json=embedded_json,
+    return from_template(
+        HERE / "report.html.jinja",
         title=run.metrics.study,
         fingerprint=run.metrics.fingerprint,
         lead=lead(run),
@@ -65,15 +54,6 @@ def render(run: RunFolder) -> str:
         tables=_tables(run, model),
         figures=_figures(run, name, model),
     )
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One figure of the first screen."""
-
-    name: str
-    value: str
-    note: str
 
 
 def main_model(run: RunFolder) -> tuple[str, ModelMetrics]:
@@ -166,16 +146,7 @@ def _of_every_site(person: Mapping[str, Any]) -> str:
     return tables.epsilon_text(person)
 
 
-def embedded_json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in.
-
-    >>> embedded_json("</script>")
-    Markup('"\\\\u003c/script>"')
-    """
-    return Markup(json.dumps(value, allow_nan=False).replace("<", "\\u003c"))
-
-
-def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, tables.Table]:
+def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, Table]:
     return {
         "sites": tables.sites_table(model),
         "subgroups": tables.subgroups_table(model),
@@ -199,7 +170,7 @@ def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, tables.Table]:
     }
 
 
-def _figures(run: RunFolder, name: str, model: ModelMetrics) -> dict[str, plots.Figure]:
+def _figures(run: RunFolder, name: str, model: ModelMetrics) -> dict[str, Figure]:
     drawn = [
         plots.forest(model),
         plots.learning_curve(run.rounds),

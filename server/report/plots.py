@@ -8,36 +8,28 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from federation.metrics.calibration import calibration_curve
 from federation.metrics.discrimination import auroc, roc_curve
 from federation.metrics.intervals import wilson_interval
 from federation.metrics.summary import ScoreSummary, merge
+from federation.pages.elements import (
+    COLOURS,
+    DASHES,
+    INK,
+    MUTED,
+    Figure,
+    Table,
+    Td,
+    Trace,
+    axes,
+)
 from server.report.run_folder import Cell, Metric, ModelMetrics, Round
-from server.report.tables import Table, Td, metric_text
+from server.report.tables import metric_text
 
-INK = "#16324a"
-GRID = "#e3e7ea"
-MUTED = "#5b6770"
-COLOURS = ("#0b6e99", "#b4501e", "#35743f", "#74489c", "#97344c", "#6a6400", "#46597f", "#7d4f24")
-DASHES = ("solid", "dash", "dot", "dashdot")
 NAMED = 12
 """Hospitals up to which each has its own colour and place in the legend."""
-
-Trace = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One plot: what it shows in words, for plotly, and in numbers."""
-
-    name: str
-    title: str
-    words: str
-    spec: Mapping[str, Any]
-    table: Table
 
 
 def forest(model: ModelMetrics) -> Figure:
@@ -252,23 +244,6 @@ def _overall(
     line, marker = {"color": INK, "width": 3.2}, {"size": 6, "color": INK}
     shared = {"type": "scatter", "mode": mode, "name": name, "connectgaps": True}
     return {**shared, "x": list(x), "y": list(y), "line": line, "marker": marker}
-
-
-def axes(x: str, y: str, height: int = 400) -> dict[str, Any]:
-    """The layout of a figure with these axis titles, ``height`` pixels high."""
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": MUTED, "ticks": "outside"}
-    axis |= {"tickcolor": MUTED, "fixedrange": True}
-    return {
-        "height": height,
-        "margin": {"l": 64, "r": 16, "t": 12, "b": 48},
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222b32"},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "xaxis": {**axis, "automargin": True, "title": {"text": x, "font": {"size": 13}}},
-        "yaxis": {**axis, "title": {"text": y, "font": {"size": 13}}},
-        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-        "hovermode": "closest",
-    }
 
 
 def _line(x0: float, x1: float, y0: float, y1: float, yref: str = "y") -> dict[str, Any]:

@@ -9,9 +9,9 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from server.report.plots import GRID, INK, MUTED, Figure, axes
+from federation.pages.elements import GRID, INK, MUTED, Figure, Table, Td, axes
 from server.report.run_folder import ShiftDistances, ShiftDone, Shifts
-from server.report.tables import Table, Td, metric_text
+from server.report.tables import metric_text
 
 MEASURES = {
     "prevalence": "Prevalence, difference",

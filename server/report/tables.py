@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from federation.pages.elements import Table, Td
 from server.report.run_folder import (
     Cell,
     Metric,
@@ -41,31 +41,6 @@ _COLUMNS: Mapping[str, str] = {
     "calibration_slope": "Calibration slope",
     "calibration_intercept": "Calibration intercept",
 }
-
-
-@dataclass(frozen=True)
-class Td:
-    """One table cell: its text, a smaller note below it, and how it looks."""
-
-    text: str
-    note: str = ""
-    look: str = ""
-    span: int = 1
-
-
-@dataclass(frozen=True)
-class Table:
-    """A caption, column heads, and rows that start with their own head."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Td]]
-    note: str = ""
-
-    @property
-    def worded(self) -> set[int]:
-        """Columns that hold words, not numbers; the first is the rows' heads."""
-        return {k for row in self.rows for k, td in enumerate(row) if td.look == "text"}
 
 
 def metric_text(metric: Metric | None, digits: int = 3) -> Td:

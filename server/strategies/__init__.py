@@ -18,6 +18,7 @@ from server.strategies.averaging import Averaging, NormalisedAveraging
 from server.strategies.base import Gathered, Rule
 from server.strategies.buffered import Buffered
 from server.strategies.dynamic import DynamicRegularisation
+from server.strategies.fair import Fair
 from server.strategies.mixture import Agnostic
 from server.strategies.momentum import Momentum
 from server.strategies.robust import RobustRule
@@ -33,6 +34,7 @@ RULES: Mapping[type[Strategy], type[Rule]] = {
     options.FedNova: NormalisedAveraging,
     options.Scaffold: ControlVariates,
     options.FedDyn: DynamicRegularisation,
+    options.QFedAvg: Fair,
     options.Afl: Agnostic,
     FedBuff: Buffered,
 }

@@ -34,7 +34,10 @@ class Agnostic(Averaging):
         losses = {s: body.initial_loss for s, body in told.items() if body.initial_loss is not None}
         self._enter(losses)
         sites = sorted(self._mixture)
-        raised = [self._mixture[s] + self.strategy.mixture_lr * losses.get(s, 0.0) for s in sites]
+        # What is added to all alike moves nothing: who was not heard neither gains nor loses.
+        unheard = sum(losses.values()) / max(len(losses), 1)
+        rate = self.strategy.mixture_lr
+        raised = [self._mixture[s] + rate * losses.get(s, unheard) for s in sites]
         self._mixture = dict(zip(sites, on_simplex(np.array(raised)).tolist(), strict=True))
         self.notes = {"mixture": self._mixture}
 

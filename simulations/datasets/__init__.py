@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 
@@ -52,16 +53,35 @@ class Dataset:
     convert: Callable[[Path, Path], ConversionReport]
 
 
-def _uci_heart(source: Path, out: Path) -> ConversionReport:
-    # Imported when called: listing the datasets must not load pyarrow.
-    from simulations.datasets.uci_heart import convert
+def _converter(module: str) -> Callable[[Path, Path], ConversionReport]:
+    def convert(source: Path, out: Path) -> ConversionReport:
+        # Imported when called: listing the datasets must not load pyarrow.
+        found = import_module(f"simulations.datasets.{module}")
+        report: ConversionReport = found.convert(source, out)
+        return report
 
-    return convert(source, out)
+    return convert
 
 
 DATASETS: dict[str, Dataset] = {
     "uci-heart": Dataset(
         "UCI Heart Disease (1988): coronary disease in 920 patients of four hospitals, 13 features",
-        _uci_heart,
+        _converter("uci_heart"),
+    ),
+    "eicu-demo": Dataset(
+        "eICU demo 2.0.1: death in hospital of ICU patients, 186 hospitals in 13 sites",
+        _converter("eicu_demo"),
+    ),
+    "hannover-cxr": Dataset(
+        "COVID-19 Image Repository of Hannover: intensive care or death, radiographs and values",
+        _converter("hannover_cxr"),
+    ),
+    "pneumoniamnist": Dataset(
+        "PneumoniaMNIST: pneumonia in 28 x 28 radiographs of children, dealt to five sites",
+        _converter("pneumoniamnist"),
+    ),
+    "mimic-demo": Dataset(
+        "MIMIC-IV demo in MEDS 0.0.1: death in hospital of 100 patients of one hospital",
+        _converter("mimic_demo"),
     ),
 }

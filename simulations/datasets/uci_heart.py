@@ -6,7 +6,6 @@ doi 10.24432/C52P4X, CC BY 4.0. The meaning of each column is that of ``heart-di
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -30,6 +29,7 @@ from meds.schema import (
 
 from federation.errors import UserError
 from simulations.datasets import ConversionReport, SiteReport
+from simulations.datasets.folders import require_empty, write_patient_key
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -56,7 +56,7 @@ def convert(source: Path, out: Path) -> ConversionReport:
             ``out`` is not empty.
     """
     _require_files(source)
-    _require_empty(out)
+    require_empty(out)
     tables = {site: _read(_file(source, site)) for site in SITES}
     sites = []
     for number, (site, rows) in enumerate(tables.items(), start=1):
@@ -162,19 +162,6 @@ def _require_files(source: Path) -> None:
         raise UserError(source, f"has no {', '.join(missing)}", remedy=remedy)
 
 
-def _require_empty(out: Path) -> None:
-    try:
-        occupied = any(out.iterdir())
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(
-            out, f"is not a folder that can be written to ({error.strerror})"
-        ) from error
-    if occupied:
-        raise UserError(out, "is not empty", remedy="Give a new folder; nothing is written over.")
-
-
 def _read(file: Path) -> list[Row]:
     """Rows of one file by column name, ``None`` where it says "?"."""
     lines = _text(file).removesuffix("\n").split("\n")
@@ -276,7 +263,6 @@ def _write_site(folder: Path, patients: Sequence[Patient]) -> None:
     data, state = folder / "data", folder / "state"
     (data / "meds" / "data").mkdir(parents=True)
     (data / "meds" / "metadata").mkdir()
-    state.mkdir()
     (folder / "site.toml").write_text(_SITE_FILE.format(name=folder.name), encoding="utf-8")
     pq.write_table(_events_table(patients), data / "meds" / "data" / "0.parquet")
     pq.write_table(_codes_table(), data / "meds" / code_metadata_filepath)
@@ -284,11 +270,7 @@ def _write_site(folder: Path, patients: Sequence[Patient]) -> None:
         json.dumps(_metadata(folder.name), indent=2) + "\n", encoding="utf-8"
     )
     pq.write_table(_labels_table(patients), data / "labels.parquet")
-    # Derived from the name so that everyone gets the same splits of this public data; a real
-    # site draws its key at random.
-    key = hashlib.sha256(f"uci-heart/{folder.name}".encode()).hexdigest()
-    (state / "patient.key").write_text(key, encoding="ascii")
-    (state / "patient.key").chmod(0o600)
+    write_patient_key(state, f"uci-heart/{folder.name}")
 
 
 def _events_table(patients: Sequence[Patient]) -> pa.Table:

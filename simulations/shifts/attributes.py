@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from clients.cohort import AGE_BANDS, HOURS_PER_YEAR, OLDEST, ethnicity_level, sex_level
+from clients.cohort import AGE_BANDS, ethnicity_level, sex_level
+from clients.timeline import HOURS_PER_YEAR, OLDEST
 from federation.subgroups import UNKNOWN
 from simulations.shifts.tables import SiteTables
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from clients.sources.dicom import UnreadableImage, read_image
+from clients.images.picture import UnreadableImage
+from clients.images.read import read_image
 from federation.metrics.intervals import wilson_interval
 from simulations.shifts.attributes import attributes
 from simulations.shifts.kind import Floats

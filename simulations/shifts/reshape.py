@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.cohort import SPLITS, hashed_places
+from clients.cohort import SPLITS
+from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site, find_sites, load_site
 from federation.errors import UserError
 from federation.study import Fractions
@@ -81,7 +82,7 @@ def apply_plan(
     for position, (place, site) in enumerate(sites.items(), start=1):
         before = read_tables(site)
         if before.patients.empty:
-            raise UserError(site.labels, "no subject has events and a label of 0 or 1")
+            raise UserError(site.labels or site.file, "no subject has events and a label of 0 or 1")
         done = list((done_before or {}).get(site.name, ()))
         after, applied = _shifted(before, plan, names, {one.number for one in done})
         done = sorted([*done, *applied], key=lambda one: one.number)
@@ -163,8 +164,21 @@ def _named(folder: Path) -> dict[str, Site]:
             raise UserError(
                 file, f'"{site.name}" is also the name of {twin.file}', field="site.name"
             )
+        _check_named(site)
         found[file.parent.name] = site
     return found
+
+
+def _check_named(site: Site) -> None:
+    data = site.settings.data
+    for name, section in (("images", data.images), ("notes", data.notes)):
+        if section is not None and section.link is not None:
+            raise UserError(
+                site.file,
+                "files that a rule ties to patients cannot be reshaped, only those of events",
+                field=f"data.{name}.link",
+                remedy="Give events that name the files, or notes as events.",
+            )
 
 
 def _shifted(
@@ -217,7 +231,7 @@ def _training(tables: SiteTables) -> NDArray[np.bool_]:
         return np.array([tables.splits.get(int(s)) == SPLITS[0] for s in subjects])
     if not (tables.site.state / "patient.key").is_file():
         return np.ones(len(subjects), bool)
-    return hashed_places(subjects, tables.site.patient_key()) < Fractions().train
+    return split_places(pseudonyms(subjects, tables.site.patient_key())) < Fractions().train
 
 
 def _share(summary: Summary) -> float:

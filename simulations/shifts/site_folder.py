@@ -22,7 +22,7 @@ from clients.site import Site
 from clients.sources import meds
 from federation.validation import read_toml
 from simulations.shifts.pixels import rewrite
-from simulations.shifts.tables import SiteTables
+from simulations.shifts.tables import SiteTables, labels_file
 
 SPLITS = Path("metadata") / "subject_splits.parquet"
 
@@ -83,7 +83,7 @@ def _layout(site: Site) -> _Layout:
     data = site.settings.data
     given = {
         "events": (data.events.path, "data/meds"),
-        "labels": (data.labels, "data/labels.parquet"),
+        "labels": (str(data.labels), "data/labels.parquet"),
         "state": (site.settings.site.state, "state"),
         "images": (data.images.path if data.images else "data/dicom", "data/dicom"),
     }
@@ -133,7 +133,9 @@ def _files(site: Site, folder: Path) -> list[Path]:
 
     Above all never the state: a ledger that is copied forgets what the first goes on to spend.
     """
-    parts = {Path(os.path.normpath(p)) for p in (site.events, site.labels, site.state, site.file)}
+    parts = {
+        Path(os.path.normpath(p)) for p in (site.events, labels_file(site), site.state, site.file)
+    }
     parts |= {Path(os.path.normpath(site.images))} if site.images else set()
     here = Path(os.path.normpath(folder))
     others = [part for part in parts if part != here and part.is_relative_to(here)]
@@ -213,9 +215,9 @@ def _write_labels(before: SiteTables, after: SiteTables, target: Path) -> None:
     kept = before.labels["label"].to_numpy()[rows]
     changed = ~((labels == kept) | (np.isnan(labels) & np.isnan(kept)))
     if len(rows) == len(before.labels) and not changed.any():
-        shutil.copyfile(before.site.labels, target)
+        shutil.copyfile(labels_file(before.site), target)
         return
-    table = _read(before.site.labels).take(rows)
+    table = _read(labels_file(before.site)).take(rows)
     for name in meds.LABEL_VALUES:
         if name in table.schema.names:
             given = table[name].is_valid().to_numpy()

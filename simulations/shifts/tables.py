@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from clients.site import Site
 from clients.sources import meds
+from clients.sources.schema import EVENT_COLUMNS
+from clients.sources.subjects import SubjectIds
+from federation.errors import UserError
 from simulations.shifts.looks import Look
 
 FACTS = ("MEDS_", "GENDER//", "SEX//", "ETHNICITY//", "RACE//", "IMAGE//", "NOTE//")
@@ -123,9 +127,10 @@ def read_tables(site: Site) -> SiteTables:
     Raises:
         UserError: if a file is unreadable, or lacks a column, or holds another kind of value.
     """
+    labels_of = labels_file(site)
     frames = []
     for number, file in enumerate(meds.event_files(site.events)):
-        table = meds.read_columns(file, meds.EVENT_COLUMNS, meds.OPTIONAL)
+        table = meds.read_columns(file, EVENT_COLUMNS, meds.OPTIONAL)
         text = table["text_value"]
         is_image = pc.starts_with(table["code"], IMAGES)
         path = pc.if_else(pc.fill_null(is_image, False), text, pa.scalar(None, pa.string()))
@@ -139,7 +144,7 @@ def read_tables(site: Site) -> SiteTables:
         frames.append(pd.DataFrame(columns))
     events = pd.concat(frames, ignore_index=True)
     events["code"] = events["code"].astype("category")
-    labels = meds.read_labels(site.labels)
+    labels = meds.read_labels(labels_of, SubjectIds(site.patient_key))
     given = site.events / "metadata" / "subject_splits.parquet"
     return SiteTables(
         site=site,
@@ -147,3 +152,20 @@ def read_tables(site: Site) -> SiteTables:
         labels=labels.assign(row=np.arange(len(labels))),
         splits=meds.read_splits(site.events) if given.is_file() else None,
     )
+
+
+def labels_file(site: Site) -> Path:
+    """Return the labels of a site whose tables can be written anew.
+
+    Raises:
+        UserError: if its events are not MEDS, or its labels no parquet file.
+    """
+    labels = site.labels
+    if site.settings.data.events.format != "meds" or labels is None or labels.suffix != ".parquet":
+        raise UserError(
+            site.file,
+            "shifts are applied to MEDS events with a parquet file of labels",
+            field="data",
+            remedy="Take a site that `wardround synthesize` or `wardround dataset` wrote so.",
+        )
+    return labels

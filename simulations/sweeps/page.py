@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from server.report.page import HERE as REPORT_FOLDER
-from server.report.page import Fact, embedded_json
+from federation.pages.elements import Fact
+from federation.pages.render import render as from_template
 from simulations.sweeps import plots, tables
 from simulations.sweeps.folder import REPORT, TRIALS
 from simulations.sweeps.results import SITE, SUBGROUP, Results, Summary
@@ -38,20 +35,9 @@ def write_page(results: Results, file: Path) -> None:
 
 def render(results: Results) -> str:
     """The page as text."""
-    from plotly.offline import get_plotlyjs  # 5 MB, read only when a page is written
-
-    environment = Environment(
-        loader=FileSystemLoader([HERE, REPORT_FOLDER]),  # its macros draw the tables and figures
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     plan = results.plan
-    return environment.get_template("sweep.html.jinja").render(
-        css=Markup((REPORT_FOLDER / "report.css").read_text(encoding="utf-8")),
-        script=Markup((REPORT_FOLDER / "report.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
-        json=embedded_json,
+    return from_template(
+        HERE / "sweep.html.jinja",
         title=plan.name,
         lead=lead(results),
         facts=facts(results),

@@ -7,8 +7,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from server.report.plots import COLOURS, DASHES, GRID, INK, MUTED, Figure, Trace
-from server.report.tables import Table, Td
+from federation.pages.elements import (
+    COLOURS,
+    DASHES,
+    GRID,
+    INK,
+    MUTED,
+    Figure,
+    Table,
+    Td,
+    Trace,
+)
 from simulations.sweeps.results import METRICS, Mean, Results
 from simulations.sweeps.settings import EPSILON, NO_DP
 from simulations.sweeps.tables import (

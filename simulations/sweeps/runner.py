@@ -131,8 +131,10 @@ def _count_patients(sites: Path) -> tuple[int, int]:
     return sum(_count_labels(load_site(file).labels) for file in files), len(files)
 
 
-def _count_labels(file: Path) -> int:
+def _count_labels(file: Path | None) -> int:
     try:
+        if file is None:
+            return 0
         return int(pq.read_metadata(file).num_rows)
     except (OSError, ValueError):  # the trials say what is wrong with it
         return 0

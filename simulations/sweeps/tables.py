@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.report.tables import Table, Td, subgroup_name
+from federation.pages.elements import Table, Td
+from server.report.tables import subgroup_name
 from simulations.sweeps.plan import Plan
 from simulations.sweeps.results import METRICS, Mean, Results, Summary
 from simulations.sweeps.settings import EPSILON, NO_DP, short_names, shown_value

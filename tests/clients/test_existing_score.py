@@ -70,7 +70,7 @@ def test_cells_are_the_summaries_of_the_scores(read):
 
 def test_site_where_a_few_have_no_score_sends_nothing(read):
     patients, study = read(more_events=scored(1, 150))
-    missing = patients.subject_ids[patients.splits["held_out"][:4]]
+    missing = patients.splits["held_out"][:4] + 1  # patients 1, 2, ... in order
     patients, study = read(more_events=scored(1, 150, missing))
     body = evaluate_existing_score(patients, study, "held_out", FINE)
     assert (body.cells, body.withheld) == ({}, {"": "fewer than 10 patients"})
@@ -81,8 +81,8 @@ def test_attribute_where_few_of_a_level_have_no_score_is_withheld(read):
     patients, study = read(more_events=scored(1, 150))
     rows = patients.splits["held_out"]
     sex = patients.subgroups["sex"][rows]
-    missing = [*rows[sex == "male"][:12], *rows[sex == "female"][:3]]
-    patients, study = read(more_events=scored(1, 150, set(patients.subject_ids[missing])))
+    missing = {1 + row for row in (*rows[sex == "male"][:12], *rows[sex == "female"][:3])}
+    patients, study = read(more_events=scored(1, 150, missing))
     body = evaluate_existing_score(patients, study, "held_out", FINE)
     assert body.summaries()[""].n == len(rows) - 15
     assert not any(name.startswith("sex=") for name in body.cells)

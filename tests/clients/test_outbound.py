@@ -152,6 +152,8 @@ def test_what_the_noise_covers_passes():
 UNCOVERED = {
     "an update that no ledger paid for": private(spent=None),
     "a training loss": private(loss=0.5),
+    "the loss of the global model": private(initial_loss=0.5),
+    "how gradients vary": private(gradient_variance=0.5),
     "patients by modality": private(patients={"ehr": 60, "image": 55}),
     "codes": prepared("LAB//50912"),
     "a count by modality": described(modalities={"image": 40}, counted=False),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deployment import Deployment, deployment
+from planted import RECORD, Planted
 from safetensors.numpy import load_file
 
 from federation.study import load_study
@@ -28,13 +29,16 @@ ONE_MODALITY = (
     'modalities={ehr={width=8, reference_ranges={"LAB//CRP"=[0, 50]}}}',
     "fusion={kind='late'}",
 )
-PLANTED = "MRN-00417-jane-doe"
+PLANTED = Planted()
+"""What stands in the texts, tags, names and numbers of the sites: nothing of it may leave."""
 
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hospitals") / "sites"
     wardround("synthesize", folder, "--sites", 3, "--patients", 60, "--seed", 3)
+    for name in NAMES:
+        PLANTED.plant(folder / name)
     return folder
 
 
@@ -65,6 +69,8 @@ def test_simulation_and_superlink_end_in_the_same_model_and_metrics(
     measured = read(simulated / "metrics.json")
     assert measured["models"]["federated"]["sites"].keys() == set(NAMES)
     assert differences(read(deployed / "metrics.json"), measured) == {}
+    received = [*deployed.rglob("*"), *consortium.coordinator.rglob("*")]
+    assert PLANTED.found_in(received) == {}
 
 
 def test_a_deployed_site_spends_from_its_ledger_and_cannot_begin_another(
@@ -92,6 +98,8 @@ def test_a_deployed_site_spends_from_its_ledger_and_cannot_begin_another(
     assert record["answered"] == NAMES[1:]
     assert record["failed"] == {NAMES[0]: WITNESSED}
     assert "older copy restored" in consortium.services[NAMES[0]].log.read_text()
+    received = [*tmp_path.rglob("*"), *consortium.coordinator.rglob("*")]
+    assert PLANTED.found_in(received) == {}
 
 
 @pytest.fixture
@@ -100,8 +108,8 @@ def failing(sites: Path) -> Iterator[tuple[str, str]]:
     unnamed, unlabelled, _ = NAMES
     settings, labels = sites / unnamed / "site.toml", sites / unlabelled / "data/labels.parquet"
     kept = {file: file.read_bytes() for file in (settings, labels)}
-    settings.write_text(settings.read_text().replace("labels.parquet", f"{PLANTED}.parquet"))
-    pq.write_table(pa.table({"subject_id": [1], PLANTED: [True]}), labels)
+    settings.write_text(settings.read_text().replace("labels.parquet", f"{RECORD}.parquet"))
+    pq.write_table(pa.table({"subject_id": [1], RECORD: [True]}), labels)
     yield unnamed, unlabelled
     for file, content in kept.items():
         file.write_bytes(content)
@@ -119,9 +127,9 @@ def test_no_word_of_a_site_s_error_reaches_the_coordinator(
         assert record["failed"] == dict.fromkeys(failing, ATTENTION)
     assert (out / "model.safetensors").exists()
     for name in failing:
-        assert PLANTED in consortium.services[name].log.read_text(), "a site's own log tells why"
+        assert RECORD in consortium.services[name].log.read_text(), "a site's own log tells why"
     received = [*consortium.coordinator.rglob("*"), *out.rglob("*")]
-    assert containing(PLANTED, received) == []
+    assert PLANTED.found_in(received) == {}
     # What was deleted from the database still stands in its free pages and in its log, so that
     # the search sees every reply.
     assert any(file.name.startswith("state.db") for file in containing(ATTENTION, received))

@@ -10,16 +10,21 @@ from server.screening import HARMFUL, NOT_JUDGED
 from simulations.runner import simulate
 
 NAMES = ("ash", "birch", "cedar", "elm", "fir")
-"""And gum, whose tuning patients are too few to tell of."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, write_site):
     sites = tmp_path_factory.mktemp("sites")
     for i, name in enumerate(NAMES):
-        write_site(sites / name, 80, first_id=1000 * i + 1, seed=i, notes=name == "fir")
-    write_site(sites / "gum", 30, first_id=9001, seed=9)
+        given = {"first_id": 1000 * i + 1, "seed": i, "splits": splits(1000 * i + 1, 100)}
+        write_site(sites / name, 100, notes=name == "fir", **given)
     return sites
+
+
+def splits(first, patients):
+    """Sick and well patients alike, the same in every session."""
+    names = ["train"] * 6 + ["tuning"] * 2 + ["held_out"] * 2
+    return {first + k: names[k % 10] for k in range(patients)}
 
 
 @pytest.fixture
@@ -30,7 +35,8 @@ def rounds_of(folder, tmp_path, make_study):
         faults = {"simulation": {"faults": {"hostile": [hostile]}}} if hostile else {}
         study = make_study(
             *modalities,
-            training={"rounds": 2, "local_epochs": 2},
+            split={"by": "given"},
+            training={"rounds": 2, "local_epochs": 4, "optimizer": {"name": "sgd", "lr": 0.1}},
             strategy={"screening": screening, **strategy},
             **faults,
         )
@@ -56,23 +62,26 @@ def hostile(attack, scale):
 def test_hostile_update_is_left_out_and_the_honest_ones_count(rounds_of, screening, attack, reason):
     for record in rounds_of(screening, attack):
         assert record["rejected"] == {"birch": reason}
-        assert record["answered"] == [*(name for name in NAMES if name != "birch"), "gum"]
+        assert record["answered"] == [name for name in NAMES if name != "birch"]
         assert "birch" not in record["sites"]
 
 
 def test_honest_sites_stay_though_one_of_them_alone_has_notes(rounds_of):
-    screening = {"norm_ratio": 5.0, "least_cosine": -0.5, "judge": "ash", "most_harm": 0.2}
+    screening = {"norm_ratio": 20.0, "least_cosine": -0.5, "judge": "ash", "most_harm": 0.2}
     for record in rounds_of(screening, modalities=("ehr", "text")):
         assert not record["rejected"]
-        assert record["answered"] == [*NAMES, "gum"]
-
-
-def test_record_says_so_where_the_judge_may_not_tell_of_its_few_patients(rounds_of):
-    for record in rounds_of({"judge": "gum", "most_harm": 0.01}, hostile("sign_flip", 30.0)):
-        assert record["screening"] == NOT_JUDGED
-        assert not record["rejected"]
+        assert record["answered"] == list(NAMES)
 
 
 def test_judge_that_is_no_site_is_refused_before_anything_is_read(rounds_of):
     with pytest.raises(UserError, match=r'no site is named "oak"'):
         rounds_of({"judge": "oak", "most_harm": 0.01})
+
+
+def test_record_says_so_where_the_judge_may_not_tell_of_its_few_patients(
+    folder, rounds_of, write_site
+):
+    write_site(folder / "gum", 30, first_id=9001, seed=9, splits=splits(9001, 30))
+    for record in rounds_of({"judge": "gum", "most_harm": 0.01}, hostile("sign_flip", 30.0)):
+        assert record["screening"] == NOT_JUDGED
+        assert not record["rejected"]

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clients.sources.meds import read_events, read_labels
+from clients.sources import meds
+from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
 
 NOON = datetime(2024, 6, 1, 12)
@@ -16,6 +17,14 @@ ROW = {
     "time": pa.array([NOON, None], pa.timestamp("us")),
     "code": pa.array(["A", "B"]),
 }
+
+
+def read_events(folder):
+    return pa.Table.from_batches(meds.batches(folder)).to_pandas()
+
+
+def read_labels(file):
+    return meds.read_labels(file, SubjectIds(lambda: b"k" * 32))
 
 
 @pytest.fixture
@@ -29,10 +38,10 @@ def written(tmp_path):
 
 
 def test_optional_columns_may_be_missing(written):
-    events, others = read_events(written(), pa.array([1]))
-    assert events["code"].tolist() == ["A"]
+    events = read_events(written())
+    assert events["code"].tolist() == ["A", "B"]
     assert events["numeric_value"].isna().all()
-    assert others == 1
+    assert events["subject_id"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +61,7 @@ def test_optional_columns_may_be_missing(written):
     ],
 )
 def test_types_that_fit_are_taken(written, columns):
-    events, _ = read_events(written(**columns), pa.array([1, 2]))
+    events = read_events(written(**columns))
     assert events["subject_id"].tolist() == [1, 2]
     assert events["code"].tolist() == ["A", "B"]
     assert events["time"].dt.date.tolist()[0] == NOON.date()
@@ -83,7 +92,7 @@ def test_types_that_fit_are_taken(written, columns):
 def test_wrong_columns_are_named_without_their_values(written, columns, field, words):
     folder = written(**columns)
     with pytest.raises(UserError) as caught:
-        read_events(folder, pa.array([1, 2]))
+        read_events(folder)
     message = str(caught.value)
     assert str(folder) in message
     assert field in message
@@ -93,14 +102,14 @@ def test_wrong_columns_are_named_without_their_values(written, columns, field, w
 
 def test_folder_without_files_is_explained(tmp_path):
     with pytest.raises(UserError, match=r"no \.parquet file was found"):
-        read_events(tmp_path, pa.array([1]))
+        read_events(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet", b"PAR1" + b"\0" * 100])
 def test_damaged_file_is_named(tmp_path, content):
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.parquet: not a readable parquet file"):
-        read_events(tmp_path, pa.array([1]))
+        read_events(tmp_path)
     with pytest.raises(UserError, match=r"x\.parquet: not a readable parquet file"):
         read_labels(tmp_path / "x.parquet")
 
@@ -111,7 +120,7 @@ def test_truncated_and_corrupted_files_are_named(written, tmp_path):
     for damaged in (whole[: len(whole) // 2], whole[:4] + b"\xff" * 40 + whole[44:]):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"events\.parquet: not a readable parquet file"):
-            read_events(tmp_path, pa.array([1, 2]))
+            read_events(tmp_path)
 
 
 def test_labels_without_a_value_column_are_explained(tmp_path):
@@ -126,18 +135,18 @@ def test_event_without_a_code_names_its_shard(written, tmp_path):
     (written() / "events.parquet").rename(tmp_path / "0.parquet")
     (written(code=pa.array(["A", None])) / "events.parquet").rename(tmp_path / "1.parquet")
     with pytest.raises(UserError, match=r"1\.parquet: code: 1 rows have none"):
-        read_events(tmp_path, pa.array([1, 2]))
+        read_events(tmp_path)
 
 
 def test_column_that_is_there_twice_is_named(written, tmp_path):
     table = pq.read_table(written() / "events.parquet")
     pq.write_table(table.append_column("code", table["code"]), tmp_path / "events.parquet")
     with pytest.raises(UserError, match=r"events\.parquet: code: more than one column"):
-        read_events(tmp_path, pa.array([1, 2]))
+        read_events(tmp_path)
 
 
 def test_value_that_is_nan_is_told_from_no_value(written):
-    events, _ = read_events(written(numeric_value=pa.array([float("nan"), None])), pa.array([1, 2]))
+    events = read_events(written(numeric_value=pa.array([float("nan"), None])))
     assert events["numeric_value"].tolist()[0] == float("inf")
     assert events["numeric_value"].isna().tolist() == [False, True]
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, wasserstein_distance
 
+from clients.images.read import read_image
 from clients.site import load_site
-from clients.sources.dicom import read_image
 from federation.metrics.intervals import wilson_interval
 from simulations.shifts.measure import distances, summarise, total_variation
 from simulations.shifts.tables import read_tables

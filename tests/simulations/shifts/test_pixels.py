@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
-from clients.sources.dicom import read_image
+from clients.images.read import read_image
 from simulations.shifts.looks import Look
 from simulations.shifts.pixels import rewrite
 

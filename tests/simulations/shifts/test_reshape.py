@@ -221,22 +221,23 @@ def test_training_split_of_one_class_is_refused(tmp_path, write_site, make_plan)
         reshape(tmp_path / "sites", make_plan({"kind": "covariate"}), tmp_path / "out")
 
 
-def test_training_split_by_the_patient_key_is_checked_too(tmp_path, write_site, make_plan):
+def test_training_split_by_the_patient_key_is_checked_too(
+    tmp_path, write_site, make_plan, identified
+):
     for name in "ab":
         folder = write_site(tmp_path / "sites" / name, 30)
         (folder / "state").mkdir()
         (folder / "state/patient.key").write_text("7" * 64)
-    site = load_site(tmp_path / "sites/a")
-    trained = set(hashed_training(site))
+    trained = set(identified(tmp_path / "sites/a", hashed_training(tmp_path / "sites/a")))
     labels = [(s, START + timedelta(days=400), s not in trained) for s in range(1, 31)]
     write_site(tmp_path / "sites/a", 30, labels=labels)
     with pytest.raises(UserError, match=f"{len(trained)} patients in training, 0 of them"):
         reshape(tmp_path / "sites", make_plan({"kind": "covariate"}), tmp_path / "out")
 
 
-def hashed_training(site):
-    patients = read_patients(site, TaskSection(label="x"), SplitSection())
-    return patients.subject_ids[patients.splits["train"]].tolist()
+def hashed_training(folder):
+    patients = read_patients(load_site(folder), TaskSection(label="x"), SplitSection())
+    return patients.subject_ids[patients.splits["train"]]
 
 
 def test_folder_in_use_or_among_the_sites_is_refused(sites, make_plan, tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from clients import store
 from federation.errors import UserError
-from simulations import store
 from simulations.runner import simulate
 
 
@@ -45,8 +45,9 @@ def test_really_full_disk_is_the_same_error(tmp_path):
 import torch
 from pathlib import Path
 from clients.features import ModalityTensor
+from clients import store
 from federation.errors import UserError
-from simulations.store import CohortStore
+from clients.store import CohortStore
 tensor = ModalityTensor(torch.zeros(1_000_000), torch.ones(1, dtype=torch.bool), {})
 folder = Path("disk/store")
 try:

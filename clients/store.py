@@ -1,8 +1,9 @@
-"""Cohorts of a simulation on disk, opened memory-mapped.
+"""Prepared cohorts on disk, opened memory-mapped.
 
 Each is made once, by whichever process first needs it, and read by all processes of a machine: what
-they share is the operating system's page cache, so that cohorts may be larger than memory together,
-and a site can be played by any process at no cost.
+they share is the operating system's page cache, so that cohorts may be larger than memory together.
+A site keeps its own between messages and studies; a simulation keeps those of all its sites, so
+that a site can be played by any process at no cost.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -30,13 +31,12 @@ from federation.errors import UserError
 Key = tuple[Any, ...]
 
 
-def no_room(folder: Path, error: Exception) -> UserError:
-    """Say that a folder for what a simulation prepares cannot be written to."""
-    return UserError(
-        folder,
-        f"prepared cohorts cannot be kept here: {error}",
-        remedy="Make room, or name a folder on a larger disk in the environment variable TMPDIR.",
-    )
+TEMPORARY = "Make room, or name a folder on a larger disk in the environment variable TMPDIR."
+
+
+def no_room(folder: Path, error: Exception, remedy: str = TEMPORARY) -> UserError:
+    """Say that a folder for what is prepared cannot be written to."""
+    return UserError(folder, f"prepared cohorts cannot be kept here: {error}", remedy=remedy)
 
 
 class CohortStore:
@@ -44,10 +44,12 @@ class CohortStore:
 
     Args:
         folder: made when it is first written to.
+        remedy: what to do when it cannot be.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, remedy: str = TEMPORARY):
         self.folder = folder
+        self._remedy = remedy
 
     def patients(self, key: Key) -> Patients | None:
         """Return patients without their events; None if they are not there."""
@@ -116,9 +118,12 @@ class CohortStore:
         path = self._path(key)
         if not path.exists():
             return None
-        with safe_open(path, framework="pt") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, json.loads(file.metadata()["notes"])
+        try:
+            with safe_open(path, framework="pt") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return arrays, json.loads(file.metadata()["notes"])
+        except SafetensorError:  # cut short by a power failure: it is made anew
+            return None
 
     def _write(self, key: Key, arrays: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         path = self._path(key)
@@ -135,7 +140,7 @@ class CohortStore:
         except Exception as error:
             if not isinstance(error, OSError) and "I/O error" not in str(error):
                 raise
-            raise no_room(self.folder, error) from None
+            raise no_room(self.folder, error, self._remedy) from None
 
     def _path(self, key: Key) -> Path:
         name = hashlib.sha256(repr(key).encode()).hexdigest()[:40]

@@ -1,0 +1,1 @@
+"""Images of a site: decoding, views, selection, linking to patients."""
