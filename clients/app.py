@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.budget import note_unprotected
-from clients.evaluation import UNCHANGED, evaluate_locally
+from clients.evaluation import UNCHANGED, evaluate_existing_score, evaluate_locally
 from clients.features import code_moments
 from clients.fits import Fit
 from clients.outbound import CODE, TakesNoPart, guarded, released, suppressed
@@ -28,8 +28,16 @@ from clients.together import Result, train_all
 from clients.workbench import Workbench
 from federation.bodies import DescribeBody, PrepareBody, SmallCount
 from federation.errors import Refused
-from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, Reply
-from federation.study import Study
+from federation.messages import (
+    DESCRIBE,
+    EVALUATE,
+    EXISTING_SCORE,
+    PREPARE,
+    TRAIN,
+    Instruction,
+    Reply,
+)
+from federation.study import Split, Study
 
 Handler = Callable[[Instruction, str, Site, Workbench], Answering]
 
@@ -234,19 +242,36 @@ def train(instruction: Instruction, file: str, site: Site, workbench: Workbench)
 
 def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workbench) -> Answering:
     """Score one split, with the model that the site uses, and answer with suppressed summaries."""
-    cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
     split = instruction.split
-    if split in (None, "train"):  # no score of those whom epsilon is to cover
+    if split is None or split == "train":  # no score of those whom epsilon is to cover
         raise TakesNoPart("not an instruction of this version")
+    if instruction.model == EXISTING_SCORE:
+        return _existing_score(instruction.study, split, file, site, workbench)
+    cohort = workbench.cohort(file, instruction.study, instruction.vocabulary)
     if len(cohort.patients.splits[split]) == 0:
         raise TakesNoPart("no patients in this split")
+    reference = instruction.reference
+    if reference is not None and not (instruction.study.compares and split == "held_out"):
+        raise TakesNoPart("not an instruction of this version")
     model = fitting_model(instruction, site, workbench)
     line = UNCHANGED
     if instruction.study.personal and not instruction.shared:
         line = yield from personalised(instruction, file, site, workbench, model, cohort)
     else:
         model.load(weights_of(instruction))
-    return Reply("ok", evaluate_locally(model, cohort, instruction.study, split, site.policy, line))
+    asked = instruction.study, split, site.policy
+    return Reply("ok", evaluate_locally(model, cohort, *asked, line, reference))
+
+
+def _existing_score(
+    study: Study, split: Split, file: str, site: Site, workbench: Workbench
+) -> Reply:
+    if study.evaluation.existing_score is None:
+        raise TakesNoPart("not an instruction of this version")
+    patients = workbench.patients(file, study)
+    if len(patients.splits[split]) == 0:
+        raise TakesNoPart("no patients in this split")
+    return Reply("ok", evaluate_existing_score(patients, study, split, site.policy))
 
 
 def _check_patients_behind(study: Study, patients: int, site: Site) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from clients.cohort import Patients
 from clients.site import PolicySection
 from clients.training import positive_weight
 from clients.workbench import Cohort
-from federation.bodies import LARGEST_LOSS, EvaluateBody
-from federation.metrics.summary import ScoreSummary
-from federation.metrics.suppression import withheld_cells
+from federation.bodies import LARGEST_LOSS, EvaluateBody, PairedBody
+from federation.metrics.paired import auroc_correlation
+from federation.metrics.summary import ScoreSummary, bins_of
+from federation.metrics.suppression import reason, withheld_cells
 from federation.models.build import FlatModel, Vector
 from federation.study import Split, Study
+from federation.subgroups import WHOLE_SITE
 
 CHUNK = 512
 
@@ -41,33 +45,138 @@ def evaluate_locally(
     split: Split,
     policy: PolicySection,
     line: Line = UNCHANGED,
+    reference: Vector | None = None,
 ) -> EvaluateBody:
-    """Score one split and summarise it, for the site and, on the held-out split, its subgroups."""
+    """Score one split and summarise it, for the site and, on the held-out split, its subgroups.
+
+    Args:
+        model: loaded with the weights to score.
+        cohort: the site's.
+        study: names the subgroups.
+        split: which patients.
+        policy: the site's.
+        line: through the model's logits.
+        reference: weights of a second model to compare it with, on all patients of the split.
+    """
     rows = cohort.patients.splits[split]
     scores, labels = predict(model, cohort, rows, line), cohort.patients.labels[rows]
-    members: dict[str, NDArray[np.bool_]] = {"": np.ones(len(rows), bool)}
-    sizes: dict[str, dict[str, int]] = {}
-    if split == "held_out":
-        for attribute in study.evaluation.subgroups:
-            if attribute not in cohort.patients.subgroups:
-                continue
-            levels = cohort.patients.subgroups[attribute][rows]
-            sizes[attribute] = {
-                str(v): int(n) for v, n in zip(*np.unique(levels, return_counts=True), strict=True)
-            }
-            members |= {f"{attribute}={level}": levels == level for level in sizes[attribute]}
-    withheld = withheld_cells(len(rows), sizes, policy.minimum_cell)
-    if "" in withheld:
-        return EvaluateBody(cells={}, withheld=withheld)
-    cells = {}
-    for name, inside in members.items():
-        if name in withheld:
-            continue
-        summary = ScoreSummary.from_scores(scores[inside], labels[inside])
-        if policy.score_bins == "merged":
-            summary = summary.merged(policy.minimum_cell)
-        cells[name] = summary.to_json()
+    members = _members(cohort.patients, rows, study, split)
+    withheld = withheld_cells(len(rows), _sizes(members), policy.minimum_cell)
+    cells = _cells(scores, labels, members, withheld, policy)
+    if reference is None or not cells:
+        return EvaluateBody(cells=cells, withheld=withheld)
+    model.load(reference)
+    second = predict(model, cohort, rows)
+    paired = PairedBody(
+        reference=_summary(second, labels, policy).to_json(),
+        correlation=auroc_correlation(
+            _bins(scores, labels, policy), _bins(second, labels, policy), labels
+        ),
+    )
+    return EvaluateBody(cells=cells, withheld=withheld, paired=paired)
+
+
+def evaluate_existing_score(
+    patients: Patients, study: Study, split: Split, policy: PolicySection
+) -> EvaluateBody:
+    """Summarise the score that a site holds already, of the patients who have one.
+
+    Beside the model's cells, these tell by subtraction how many patients have no score, and how
+    many of them the outcome. So an attribute is withheld if that would be fewer than
+    ``minimum_cell`` patients of a level, and all if it would be of the site.
+
+    Args:
+        patients: the site's, with their events.
+        study: names the score, and the subgroups.
+        split: which patients.
+        policy: the site's.
+    """
+    assert study.evaluation.existing_score is not None
+    scores = last_risks(patients, study.evaluation.existing_score)
+    everybody = patients.splits[split]
+    rows = everybody[np.isfinite(scores[everybody])]
+    minimum = policy.minimum_cell
+    if len(rows) < minimum or 0 < len(everybody) - len(rows) < minimum:
+        return EvaluateBody(cells={}, withheld={WHOLE_SITE: f"fewer than {minimum} patients"})
+    members = _members(patients, rows, study, split)
+    sizes, whole = _sizes(members), _sizes(_members(patients, everybody, study, split))
+    withheld = withheld_cells(len(rows), sizes, minimum)
+    for attribute, levels in whole.items():
+        missing = [count - sizes[attribute].get(level, 0) for level, count in levels.items()]
+        if any(0 < count < minimum for count in missing):
+            withheld |= {f"{attribute}={level}": reason(minimum) for level in sizes[attribute]}
+    cells = _cells(scores[rows], patients.labels[rows], members, withheld, policy)
     return EvaluateBody(cells=cells, withheld=withheld)
+
+
+def last_risks(patients: Patients, code: str) -> NDArray[np.float64]:
+    """Each patient's last value of a code before the prediction time: (patients,).
+
+    Not a number where a patient has none, or the last is no risk from 0 to 1.
+    """
+    found = np.full(len(patients), np.nan)
+    events = patients.events[patients.events["code"] == code]
+    # oldest first, so that the last one stays
+    found[events["row"].to_numpy()] = events["numeric_value"].to_numpy(np.float64)
+    return np.where((found >= 0) & (found <= 1), found, np.nan)
+
+
+def _members(
+    patients: Patients, rows: NDArray[np.int64], study: Study, split: Split
+) -> dict[str, NDArray[np.bool_]]:
+    """Who of some rows belongs to each cell, by its name: (rows,) each."""
+    members: dict[str, NDArray[np.bool_]] = {WHOLE_SITE: np.ones(len(rows), bool)}
+    if split != "held_out":
+        return members
+    for attribute in study.evaluation.subgroups:
+        if attribute in patients.subgroups:
+            levels = patients.subgroups[attribute][rows]
+            members |= {f"{attribute}={level}": levels == level for level in np.unique(levels)}
+    return members
+
+
+def _sizes(members: dict[str, NDArray[np.bool_]]) -> dict[str, dict[str, int]]:
+    """Patients by attribute and level."""
+    sizes: dict[str, dict[str, int]] = {}
+    for name, inside in members.items():
+        if name != WHOLE_SITE:
+            attribute, _, level = name.partition("=")
+            sizes.setdefault(attribute, {})[level] = int(inside.sum())
+    return sizes
+
+
+def _cells(
+    scores: NDArray[np.float64],
+    labels: NDArray[np.float32],
+    members: dict[str, NDArray[np.bool_]],
+    withheld: Mapping[str, str],
+    policy: PolicySection,
+) -> dict[str, dict[str, Any]]:
+    """The summaries of the cells that may leave."""
+    if WHOLE_SITE in withheld:
+        return {}
+    return {
+        name: _summary(scores[inside], labels[inside], policy).to_json()
+        for name, inside in members.items()
+        if name not in withheld
+    }
+
+
+def _summary(
+    scores: NDArray[np.float64], labels: NDArray[np.float32], policy: PolicySection
+) -> ScoreSummary:
+    summary = ScoreSummary.from_scores(scores, labels)
+    return summary.merged(policy.minimum_cell) if policy.score_bins == "merged" else summary
+
+
+def _bins(
+    scores: NDArray[np.float64], labels: NDArray[np.float32], policy: PolicySection
+) -> NDArray[np.int64]:
+    """The bin in which each patient leaves; a correlation tells of nothing finer."""
+    bins = bins_of(scores)
+    if policy.score_bins == "fine":
+        return bins
+    return ScoreSummary.from_scores(scores, labels).places(policy.minimum_cell)[bins]
 
 
 def predict(

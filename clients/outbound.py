@@ -25,8 +25,10 @@ from federation.bodies import (
 )
 from federation.errors import BudgetSpent, Refused, UserError
 from federation.messages import Reply
+from federation.metrics.paired import STEPS
 from federation.metrics.summary import ScoreSummary
 from federation.study import Study
+from federation.subgroups import WHOLE_SITE
 
 T = TypeVar("T")
 
@@ -75,6 +77,8 @@ def released(reply: Reply, policy: PolicySection, study: Study) -> Reply:
         GateClosed: naming the rule that forbids it.
     """
     check(reply, policy, study.privacy.mechanism == "dp_sgd")
+    if isinstance(reply.body, EvaluateBody) and reply.body.paired and not study.compares:
+        raise GateClosed("a comparison of models that the study does not ask for")
     return reply
 
 
@@ -105,6 +109,7 @@ def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:
     if isinstance(reply.body, EvaluateBody):
         for cell in reply.body.cells.values():
             _check_cell(cell, policy)
+        _check_paired(reply.body, policy)
     if isinstance(reply.body, DescribeBody):
         body = reply.body
         for counts in (body.patients, body.modalities, body.excluded, body.notices):
@@ -150,6 +155,18 @@ def _check_cell(cell: Mapping[str, Any], policy: PolicySection) -> None:
         occupied = summary.counts.sum(axis=0)
         if 0 < occupied[occupied > 0].min() < policy.minimum_cell:
             raise GateClosed("an occupied bin is smaller than the site's minimum")
+
+
+def _check_paired(body: EvaluateBody, policy: PolicySection) -> None:
+    if body.paired is None:
+        return
+    _check_cell(body.paired.reference, policy)
+    first, second = body.summaries()[WHOLE_SITE], body.paired.summary()
+    if (first.n, first.positives) != (second.n, second.positives):
+        raise GateClosed("two models are compared on other patients")
+    told = (body.paired.correlation or 0.0) * STEPS
+    if abs(told - round(told)) > 1e-6:
+        raise GateClosed("a correlation is told to a hundredth")
 
 
 def suppressed(count: int, minimum_cell: int) -> SmallCount:

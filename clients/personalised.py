@@ -27,7 +27,7 @@ def personalised(
     """Load the weights that the site uses into the model.
 
     What the rounds keep at the site belongs to the model in every evaluation. Fine-tuning and
-    calibration are of the finished one: they come with the held-out split alone.
+    calibration are of the finished one, which is scored outside of the rounds.
 
     Returns:
         The line through the logits that calibrates them to the site.
@@ -38,7 +38,7 @@ def personalised(
     if study.strategy.personal:
         kept = memory.before(round_ + 1) if round_ else memory.last()
     weights = own_weights(study.strategy, model, weights_of(instruction), kept)
-    finished = instruction.split == "held_out"
+    finished = not round_
     epochs = study.personalisation.fine_tune_epochs if finished else 0
     if epochs and len(cohort.patients.splits["train"]):
         training = study.training.model_copy(update={"local_epochs": epochs, "local_steps": None})

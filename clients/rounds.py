@@ -113,11 +113,12 @@ def _take_turn(
 def fitting_model(instruction: Instruction, site: Site, workbench: Workbench) -> FlatModel:
     """Return the study's model, for which the weights that were sent are fit."""
     model = workbench.model(instruction.study, instruction.vocabulary, choose_device(site))
-    weights, control = instruction.weights, instruction.control
+    weights = instruction.weights
     if weights is None or len(weights) != len(model.vector):
         raise TakesNoPart("not an instruction of this version")
-    if control is not None and len(control) != len(weights):
-        raise TakesNoPart("not an instruction of this version")
+    for other in (instruction.control, instruction.reference):
+        if other is not None and len(other) != len(weights):
+            raise TakesNoPart("not an instruction of this version")
     private = instruction.study.privacy.mechanism == "dp_sgd"
     largest = instruction.largest_weight
     if not math.isfinite(largest) or (private and largest > LARGEST_WEIGHT):

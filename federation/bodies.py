@@ -155,11 +155,30 @@ class TrainBody(Section):
     """Under differential privacy at the site."""
 
 
+class PairedBody(Section):
+    """A second model on the same patients, where the study compares models."""
+
+    reference: dict[str, Any]
+    """Score summary of the second model, of all patients of the site."""
+    correlation: float | None = Field(ge=-1, le=1)
+    """Of the two models' AUROCs, rounded down to a hundredth; None where it is not defined."""
+
+    def summary(self) -> ScoreSummary:
+        """Return the second model's summary.
+
+        Raises:
+            ValueError: if it cannot belong to any patients.
+        """
+        return ScoreSummary.from_json(self.reference)
+
+
 class EvaluateBody(Section):
     """Score summaries of the permitted cells, and why the others are withheld."""
 
     cells: dict[str, dict[str, Any]]
     withheld: dict[str, WithheldReason]
+    paired: PairedBody | None = None
+    """Only where the coordinator sent a second model, and the study compares models."""
 
     @model_validator(mode="after")
     def _cells_from_the_closed_list(self) -> EvaluateBody:
@@ -169,6 +188,8 @@ class EvaluateBody(Section):
             raise ValueError("nothing is said of the site as a whole")
         if self.cells and WHOLE_SITE not in self.cells:
             raise ValueError("a site withheld as a whole has no cells")
+        if self.paired is not None and WHOLE_SITE not in self.cells:
+            raise ValueError("a site withheld as a whole compares nothing")
         return self
 
     def summaries(self) -> dict[str, ScoreSummary]:

@@ -35,6 +35,8 @@ from federation.vocabulary import Vocabulary
 Vector = NDArray[np.float32]
 
 FEDERATED = "federated"
+EXISTING_SCORE = "existing_score"
+"""Stands for a model: the score that the study names, which sites hold already."""
 RUN_ID = re.compile(r"[0-9a-f]{0,64}")
 MODEL = re.compile(r"[a-z0-9:_-]{1,140}")
 
@@ -72,6 +74,7 @@ class Instruction:
         counted: the last round in which a site's update counted, by site, 0 for none; where what
             sites keep must be in step with the coordinator.
         shared: whether to score the weights as they are, though the site uses a model of its own.
+        reference: a second model to score on the same patients, (parameters,) float32.
         witness: length and hash of the site's ledger when the coordinator last heard of it.
     """
 
@@ -88,13 +91,15 @@ class Instruction:
     control: Vector | None = None
     counted: Mapping[str, int] | None = None
     shared: bool = False
+    reference: Vector | None = None
     witness: LedgerHead | None = None
 
     @functools.cached_property
     def largest_weight(self) -> float:
         """Largest absolute value of what was sent; not a number if one of them is not."""
-        sent = [vector for vector in (self.weights, self.control) if vector is not None]
-        return float(max(np.abs(vector).max(initial=0.0) for vector in sent))
+        vectors = (self.weights, self.control, self.reference)
+        sent = [vector for vector in vectors if vector is not None]
+        return float(np.max([np.abs(vector).max(initial=0.0) for vector in sent]))  # keeps a nan
 
     @functools.cached_property
     def digest(self) -> str:
@@ -138,6 +143,8 @@ class Instruction:
             records["weights"] = _vector(self.weights)
         if self.control is not None:
             records["control"] = _vector(self.control)
+        if self.reference is not None:
+            records["reference"] = _vector(self.reference)
         return records if self.witness is None else with_witness(records, self.witness)
 
     @classmethod
@@ -169,6 +176,7 @@ class Instruction:
                 control=_read_vector(records, "control"),
                 counted=_read_counted(task.get("counted")),
                 shared=bool(task["shared"]),
+                reference=_read_vector(records, "reference"),
                 witness=_read_witness(records),
             )
         except MALFORMED as error:

@@ -21,6 +21,7 @@ from federation.arrival import ArrivalSection
 from federation.combinations import conflicts
 from federation.errors import UserError
 from federation.faults import FaultsSection
+from federation.metrics.summary import THRESHOLDS
 from federation.strategies import StrategySection
 from federation.strategies.averaging import FedAvg
 from federation.training import PersonalisationSection, SelectionSection, TrainingSection
@@ -187,16 +188,47 @@ class PrivacySection(Section):
         return self
 
 
+class ThresholdSection(Section):
+    """How the one threshold is chosen at which decisions are judged.
+
+    ``youden``: largest sensitivity + specificity; ``sensitivity``: the highest threshold that
+    keeps the sensitivity ``value``, both on the sites' tuning splits together; ``fixed``:
+    ``value`` itself.
+    """
+
+    rule: Literal["youden", "sensitivity", "fixed"] = "youden"
+    value: float | None = Field(default=None, gt=0, lt=1, strict=True)
+
+    @model_validator(mode="after")
+    def _value_where_it_counts(self) -> ThresholdSection:
+        if (self.rule == "youden") != (self.value is None):
+            told = "takes no value" if self.rule == "youden" else "needs a value, for example 0.9"
+            raise ValueError(f'rule "{self.rule}" {told}')
+        if self.rule == "fixed" and self.value not in THRESHOLDS:
+            near = min(THRESHOLDS, key=lambda one: abs(one - (self.value or 0.0)))
+            raise ValueError(
+                f"{self.value:g} is not a threshold at which sites count exactly; the nearest is "
+                f"{near:g} (0.01, 0.02, 0.03, and 0.05 to 0.95 in steps of 0.05)"
+            )
+        return self
+
+
 class EvaluationSection(Section):
     """When and for whom the model is measured.
 
     ``every``: rounds between evaluations on the tuning split; 0 for none.
+    ``threshold``: at which decisions are judged.
+    ``existing_score``: code of a risk that sites hold already, to compare with.
     ``baselines``: what else is trained for comparison, in simulation only.
     """
 
     every: int = Field(default=1, ge=0)
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ("sex", "age_band")
-    baselines: tuple[Literal["local", "pooled", "single_modality"], ...] = ()
+    threshold: ThresholdSection = ThresholdSection()
+    existing_score: str | None = Field(default=None, min_length=1)
+    baselines: tuple[
+        Literal["local", "pooled", "single_modality", "leave_one_out", "logistic_regression"], ...
+    ] = ()
 
 
 class SimulationSection(Section):
@@ -238,6 +270,11 @@ class Study(Section):
         """Whether the model that a site uses is not the one that the coordinator has."""
         return self.strategy.personal or self.personalisation.personal
 
+    @property
+    def compares(self) -> bool:
+        """Whether sites score the federated model and their own on the same patients."""
+        return "local" in self.evaluation.baselines
+
     @cached_property
     def canonical(self) -> str:
         """The resolved study as one canonical JSON text; this is what travels."""
@@ -262,6 +299,14 @@ class Study(Section):
         """Return the same study with one modality alone, for the single-modality baselines."""
         alone = ModalitiesSection(**{modality: getattr(self.modalities, modality)})
         return self._with(modalities=alone)
+
+    def logistic_regression(self) -> Study:
+        """Return the same study of health records alone, with the simplest model there is."""
+        assert self.modalities.ehr is not None
+        linear = self.modalities.ehr.model_copy(update={"encoder": "linear"})
+        return self._with(
+            modalities=ModalitiesSection(ehr=linear), fusion=FusionSection(kind="late")
+        )
 
     def plain(self) -> Study:
         """Return the same study without a federation's means, for what trains in one place."""

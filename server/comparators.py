@@ -1,7 +1,9 @@
 """What the federated model is compared with, trained in the same simulation.
 
 ``local``: each site alone. ``pooled``: all patients in one place. ``single_modality``: the same
-federation with one modality. On real sites each of these would cost privacy; none is run there.
+federation with one modality. ``leave_one_out``: the same federation without each site in turn.
+``logistic_regression``: the same federation of the simplest model. On real sites each of these
+would cost privacy; none is run there.
 """
 
 from __future__ import annotations
@@ -16,13 +18,11 @@ from federation.messages import TRAIN
 from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
 from federation.study import Modality
-from server.evaluator import SiteEvaluation
 from server.exchange import Answer
 from server.rounds import RoundsResult, run_rounds
-from server.scoring import evaluate
+from server.scoring import Scored, evaluate, evaluate_each, scored_finished
+from server.site_evaluation import SiteEvaluation
 from server.task import Heard, Task
-
-Evaluations = list[SiteEvaluation]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,21 @@ class Comparators:
     """Models trained beside the federated one, each tested at every site.
 
     Attributes:
-        models: evaluations by name of the model.
-        local: evaluations of the model that each site trained alone, by that site.
+        models: what the sites sent, by name of the model.
+        local: held-out evaluations of the model that each site trained alone, by that site.
+        alone: weights of the model that each site trained alone.
+        local_tuning: each site's tuning split, scored by its own model.
+        left_out: each site's patients, scored by the model of the others, and the others' tuning
+            splits.
         failed: why a model is missing, by its name.
         spent: what sites said of their patients' privacy, by model and site.
     """
 
-    models: dict[str, Evaluations] = field(default_factory=dict)
-    local: dict[str, Evaluations] = field(default_factory=dict)
+    models: dict[str, Scored] = field(default_factory=dict)
+    local: dict[str, list[SiteEvaluation]] = field(default_factory=dict)
+    alone: dict[str, Vector] = field(default_factory=dict)
+    local_tuning: list[SiteEvaluation] = field(default_factory=list)
+    left_out: dict[str, Scored] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     spent: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -49,6 +56,11 @@ def train_comparators(task: Task, tell: Callable[[str], None]) -> Comparators:
     if "local" in wanted:
         tell("comparator: each site alone")
         _local(replace(task, study=task.study.plain()), found)
+    if "leave_one_out" in wanted:
+        _leave_one_out(task, found, tell)
+    if "logistic_regression" in wanted and task.study.modalities.ehr is not None:
+        tell("comparator: logistic regression")
+        _logistic_regression(task, found)
     if "pooled" in wanted:
         tell("comparator: pooled")
         _pooled(task, found)
@@ -86,13 +98,47 @@ def _single_modality(task: Task, name: Modality, found: Comparators) -> None:
         found.failed[f"{name}_only"] = error.problem
 
 
+def _logistic_regression(task: Task, found: Comparators) -> None:
+    """Train the same federation as a logistic regression on the health records."""
+    plain = replace(
+        task, model="logistic_regression", study=task.study.logistic_regression(), measured=False
+    )
+    _keep("logistic_regression", plain, run_rounds(plain), found)
+
+
+def _leave_one_out(task: Task, found: Comparators, tell: Callable[[str], None]) -> None:
+    """Train the federation without each site in turn; test it there, at the others' threshold."""
+    nodes = task.nodes()
+    for site, node in nodes.items():
+        others = {other: n for other, n in nodes.items() if other != site}
+        model, quorum = f"without:{site}", min(task.minimum, len(others))
+        if not others:
+            found.failed[model] = "there is no other site"
+            continue
+        tell(f"comparator: without {site}")
+        rest = replace(task, model=model, only=others, quorum=quorum, measured=False)
+        result = run_rounds(rest)
+        if result.spent:
+            found.spent[model] = result.spent
+        if result.lost_quorum:
+            found.failed[model] = result.lost_quorum
+            continue
+        # A site that took no part has no model of its own: it is given the shared one.
+        left_out = replace(rest, only={site: node})
+        tested, _ = evaluate(left_out, result.weights, "held_out", shared=True)
+        tuning: list[SiteEvaluation] = []
+        if task.study.evaluation.threshold.rule != "fixed":
+            tuning, _ = evaluate(rest, result.weights, "tuning", shared=True)
+        found.left_out[site] = Scored(tested, tuning, {})
+
+
 def _keep(name: str, task: Task, result: RoundsResult, found: Comparators) -> None:
     if result.spent:
         found.spent[name] = result.spent
     if result.lost_quorum:
         found.failed[name] = result.lost_quorum
     else:
-        found.models[name] = evaluate(task, result.weights, "held_out")[0]
+        found.models[name] = scored_finished(task, result.weights)
 
 
 def _local(task: Task, found: Comparators) -> None:
@@ -103,9 +149,16 @@ def _local(task: Task, found: Comparators) -> None:
         for site, reason in _train_alone(task, weights, round_, found).items():
             found.failed[f"local:{site}"] = f"round {round_}: {reason}"
             del weights[site]
+    found.alone.update(weights)
     for site, trained in weights.items():
         alone = replace(task, model=f"local:{site}")
         found.local[site] = evaluate(alone, trained, "held_out")[0]
+    if task.study.evaluation.threshold.rule != "fixed":
+        at_home = {
+            site: replace(task.instruction(trained, 0, "tuning"), model=f"local:{site}")
+            for site, trained in weights.items()
+        }
+        found.local_tuning.extend(evaluate_each(task, at_home)[0])
 
 
 def _train_alone(

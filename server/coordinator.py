@@ -13,7 +13,7 @@ from typing import Any
 
 from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
-from federation.messages import DESCRIBE, FEDERATED, PREPARE, Instruction
+from federation.messages import DESCRIBE, EXISTING_SCORE, FEDERATED, PREPARE, Instruction
 from federation.models.build import build_model
 from federation.study import Study
 from federation.validation import listed
@@ -21,17 +21,19 @@ from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabula
 from server import comparators
 from server.course import RoundRecord, Standing
 from server.evaluator import (
-    SiteEvaluation,
     evaluate_local_models,
     evaluate_model,
     evaluate_own_models,
     metrics_document,
 )
 from server.exchange import Exchange, encode
+from server.joining import compare_at_home, joining
+from server.operating import common_threshold, own_thresholds, thresholds_of
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundsResult, run_rounds
 from server.run_folder import RunFolder
-from server.scoring import evaluate
+from server.scoring import Scored, existing_score, scored_finished
+from server.site_evaluation import SiteEvaluation
 from server.site_warnings import site_warnings, together
 from server.task import Heard, Task
 from server.witness import Witness
@@ -120,16 +122,18 @@ def run_study(
     model.load(result.weights)
     folder.write_model(model.named_arrays())
     progress.tell("evaluation on the held-out patients")
-    evaluations, failed = evaluate(task, result.weights, "held_out")
+    tested = {FEDERATED: scored_finished(task, result.weights)}
     warnings += together(
         (site, f"sent no held-out evaluation: {why}", f"{site} sent no held-out evaluation: {why}.")
-        for site, why in failed.items()
+        for site, why in tested[FEDERATED].failed.items()
     )
-    shared: list[SiteEvaluation] = []
     if study.personal:
         progress.tell("evaluation of the shared model, without what is each site's own")
-        shared, _ = evaluate(task, result.weights, "held_out", shared=True)
-    found = _write_results(task, evaluations, shared, folder, progress, warnings)
+        tested[SHARED] = scored_finished(task, result.weights, shared=True)
+    if study.evaluation.existing_score is not None:
+        progress.tell("evaluation of the score that the sites hold already")
+        tested[EXISTING_SCORE] = existing_score(task)
+    found = _write_results(task, result, tested, folder, progress, warnings)
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
     folder.write_json("privacy.json", privacy)
@@ -234,8 +238,8 @@ def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult
 
 def _write_results(
     task: Task,
-    evaluations: list[SiteEvaluation],
-    shared: list[SiteEvaluation],
+    result: RoundsResult,
+    federated: Mapping[str, Scored],
     folder: RunFolder,
     progress: Progress,
     warnings: list[str],
@@ -253,22 +257,39 @@ def _write_results(
     elif study.evaluation.baselines:
         found = comparators.train_comparators(task, progress.tell)
     warnings += [f"There is no model {name}: {why}." for name, why in found.failed.items()]
-    beside = {SHARED: shared} if study.personal else {}
-    named = {FEDERATED: evaluations, **beside, **found.models}
-    models = {name: evaluate_model(tested) for name, tested in named.items()}
+    named = {**federated, **found.models}
+    rule = study.evaluation.threshold
+    models = {
+        name: evaluate_model(tested.held_out, common_threshold(tested.tuning, rule))
+        for name, tested in named.items()
+    }
     if study.personal:
-        models[FEDERATED] = evaluate_own_models(evaluations)
+        own = named[FEDERATED]
+        models[FEDERATED] = evaluate_own_models(own.held_out, own_thresholds(own.tuning, rule))
     reason = models[FEDERATED]["overall"].get("auroc", {}).get("reason")
     if reason:
         warnings.append(f"The federated model has no AUROC: {reason}.")
     cross_site: Mapping[str, Any] = {}
     if found.local:
-        models["local"], cross_site = evaluate_local_models(found.local)
+        models["local"], cross_site = evaluate_local_models(
+            found.local, own_thresholds(found.local_tuning, rule)
+        )
+    joined: Mapping[str, Any] = {}
+    if found.alone:
+        progress.tell("what each site gains by joining")
+        both = compare_at_home(task, result.weights, found.alone)
+        joined = joining(named[FEDERATED].held_out, found.local, both)
+    left_out = [one for scored in found.left_out.values() for one in scored.held_out]
+    if left_out:
+        elsewhere = {s: scored.tuning for s, scored in found.left_out.items()}
+        models["leave_one_out"] = evaluate_own_models(left_out, thresholds_of(elsewhere, rule))
     document = metrics_document(
-        study.study.name, study.fingerprint, study.study.seed, models, cross_site
+        study.study.name, study.fingerprint, study.study.seed, models, cross_site, joined
     )
     folder.write_json("metrics.json", document)
-    everything = named | {f"local:{site}": tested for site, tested in found.local.items()}
+    everything = {name: tested.held_out for name, tested in named.items()}
+    everything |= {"leave_one_out": left_out} if left_out else {}
+    everything |= {f"local:{site}": tested for site, tested in found.local.items()}
     folder.write_json(
         "summaries.json",
         {"models": {name: {"sites": _as_json(tested)} for name, tested in everything.items()}},

@@ -2,27 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from flwr.app import RecordDict
 
 from federation.bodies import EvaluateBody
-from federation.messages import EVALUATE
+from federation.messages import EVALUATE, EXISTING_SCORE, Instruction
 from federation.models.build import Vector
 from federation.study import Split
-from server.evaluator import SiteEvaluation
+from federation.subgroups import WHOLE_SITE
 from server.exchange import UNREADABLE, Answer, encode
+from server.site_evaluation import Paired, SiteEvaluation
 from server.task import Task
+
+Found = tuple[list[SiteEvaluation], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the sites sent of a finished model.
+
+    Attributes:
+        held_out: on the held-out split, by site.
+        tuning: on the tuning split, where its threshold is chosen; empty if the study fixes it.
+        failed: why the other sites sent nothing of the held-out split.
+    """
+
+    held_out: list[SiteEvaluation]
+    tuning: list[SiteEvaluation]
+    failed: dict[str, str]
+
+
+def scored_finished(task: Task, weights: Vector, shared: bool = False) -> Scored:
+    """Let the sites score a finished model on both splits that were not trained on."""
+    held_out, failed = evaluate(task, weights, "held_out", shared=shared)
+    tuning: list[SiteEvaluation] = []
+    if task.study.evaluation.threshold.rule != "fixed":
+        tuning, _ = evaluate(task, weights, "tuning", shared=shared)
+    return Scored(held_out, tuning, failed)
+
+
+def existing_score(task: Task) -> Scored:
+    """Let the sites measure the score that they hold already, on both splits."""
+    nodes = task.nodes()
+
+    def asked(split: Split) -> Found:
+        instruction = Instruction(task.study, model=EXISTING_SCORE, split=split, run=task.run)
+        return _collected(task, encode(instruction, nodes), nodes, 0)
+
+    held_out, failed = asked("held_out")
+    fixed = task.study.evaluation.threshold.rule == "fixed"
+    return Scored(held_out, [] if fixed else asked("tuning")[0], failed)
 
 
 def evaluate(
     task: Task, weights: Vector, split: Split, round_: int = 0, shared: bool = False
-) -> tuple[list[SiteEvaluation], dict[str, str]]:
+) -> Found:
     """Let the sites score a split.
 
     Args:
         task: the model.
         weights: the coordinator's, after some round.
         split: which patients.
-        round_: the round; 0 outside of rounds.
+        round_: the round; 0 for the finished model.
         shared: whether to score these very weights where sites use models of their own.
 
     Returns:
@@ -30,7 +73,19 @@ def evaluate(
     """
     nodes = task.nodes()
     instruction = replace(task.instruction(weights, round_, split), shared=shared)
-    instructions = encode(instruction, nodes)
+    return _collected(task, encode(instruction, nodes), nodes, round_)
+
+
+def evaluate_each(task: Task, instructions: Mapping[str, Instruction]) -> Found:
+    """Let each site score what it is told, as ``evaluate``."""
+    nodes = {site: node for site, node in task.nodes().items() if site in instructions}
+    encoded = {site: instructions[site].to_records() for site in nodes}
+    return _collected(task, encoded, nodes, 0)
+
+
+def _collected(
+    task: Task, instructions: Mapping[str, RecordDict], nodes: Mapping[str, int], round_: int
+) -> Found:
     evaluations, failed = [], {}
     for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
         try:
@@ -51,6 +106,12 @@ def read_evaluation(answer: Answer) -> SiteEvaluation:
     assert isinstance(answer.reply.body, EvaluateBody)
     body = answer.reply.body
     try:
-        return SiteEvaluation(answer.site, body.summaries(), dict(body.withheld))
+        cells, paired = body.summaries(), None
+        if body.paired is not None:
+            paired = Paired(body.paired.summary(), body.paired.correlation)
+            whole = cells[WHOLE_SITE]
+            if (whole.n, whole.positives) != (paired.reference.n, paired.reference.positives):
+                raise ValueError("two models were scored on different patients")
+        return SiteEvaluation(answer.site, cells, dict(body.withheld), paired)
     except ValueError:
         raise ValueError(UNREADABLE) from None

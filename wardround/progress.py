@@ -44,10 +44,15 @@ def shown(
 
 
 def trained_models(study: Study) -> int:
-    """Return how many models are trained by rounds: the federated one and its comparators."""
+    """Return how many models are trained by rounds: the federated one and its comparators.
+
+    Without each site in turn there are as many as there are sites, at least those that are needed.
+    """
     baselines, modalities = study.evaluation.baselines, len(study.modalities.names)
     single = modalities if "single_modality" in baselines and modalities > 1 else 0
-    return 1 + ("local" in baselines) + ("pooled" in baselines) + single
+    left_out = study.strategy.minimum_sites if "leave_one_out" in baselines else 0
+    simplest = "logistic_regression" in baselines and study.modalities.ehr is not None
+    return 1 + ("local" in baselines) + ("pooled" in baselines) + single + left_out + simplest
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,18 @@ def sensitivity_at_specificity(summary: ScoreSummary, specificity: float = 0.9) 
     return Estimate(float(sensitivity_of(summary.counts, specificity)))
 
 
+def specificity_at_sensitivity(summary: ScoreSummary, sensitivity: float = 0.9) -> Estimate:
+    """Specificity where the ROC curve passes the sensitivity, linear inside a bin.
+
+    >>> specificity_at_sensitivity(ScoreSummary.from_scores([0.1, 0.4, 0.8], [0, 1, 1])).value
+    1.0
+    """
+    reason = unranked(summary)
+    if reason:
+        return Estimate.undefined(reason)
+    return Estimate(float(specificity_of(summary.counts, sensitivity)))
+
+
 def roc_curve(summary: ScoreSummary) -> tuple[Floats, Floats]:
     """False and true positive rate from (0, 0) to (1, 1), one point for each occupied bin."""
     counts = summary.counts[:, summary.counts.any(axis=0)]
@@ -97,6 +109,14 @@ def sensitivity_of(tables: Tables, specificity: float) -> Floats:
     share = np.where(fp <= allowed, 1.0, room)
     reached = _ratio((share * positives).sum(axis=-1), positives.sum(axis=-1))
     return np.where(fp[..., -1] > 0, np.minimum(reached, 1.0), np.nan)
+
+
+def specificity_of(tables: Tables, sensitivity: float) -> Floats:
+    """Specificity of each table at the sensitivity: (...,).
+
+    With the classes and the order of the scores turned round it is a sensitivity.
+    """
+    return sensitivity_of(np.asarray(tables)[..., ::-1, ::-1], sensitivity)
 
 
 def _split(tables: Tables) -> tuple[Floats, Floats]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from federation.metrics.summary import ScoreSummary
 
+Z = 1.959963984540054
+"""Normal quantile of a 95% interval."""
+
 ONE_CLASS = "only one class"
 NO_PATIENTS = "no patients"
 ONE_BIN = "all patients share one score bin"

@@ -106,7 +106,7 @@ class ScoreSummary:
             raise ValueError("a label is neither 0 nor 1")
         if not ((p >= 0.0) & (p <= 1.0)).all():
             raise ValueError("a score is not a number between 0 and 1")
-        bins = np.minimum(np.searchsorted(EDGES, p, side="right") - 1, BINS - 1)
+        bins = bins_of(p)
         flat = np.bincount(y.astype(np.int64) * BINS + bins, minlength=2 * BINS)
         # fsum, so that the order of the patients cannot change a bit
         return cls(
@@ -167,8 +167,8 @@ class ScoreSummary:
         exact sum, would tell of one patient whose score a crafted model sets apart from all others.
         The confusion counts at 0.5 stay if enough patients lie on each side of it.
 
-        What it costs, at a minimum of 10: at 60 patients a site's AUROC is 0.02 too low and its
-        AUPRC about 0.05, at 300 patients 0.001 and 0.004.
+        What it costs, at a minimum of 10: at 60 patients a site's AUROC is off by 0.02 and its
+        AUPRC by 0.07, at 300 patients by 0.001 and 0.007; docs/metrics.md has more.
 
         Raises:
             ValueError: if the whole cell holds fewer than ``minimum`` patients; such a cell is
@@ -178,15 +178,25 @@ class ScoreSummary:
         >>> coarse.counts.sum(axis=0)[coarse.counts.any(axis=0)].tolist()
         [2, 3]
         """
+        counts, place = np.zeros_like(self.counts), self.places(minimum)
+        for label in (0, 1):
+            np.add.at(counts[label], place, self.counts[label])
+        return ScoreSummary(counts, *_moments_of(counts))
+
+    def places(self, minimum: int) -> NDArray[np.int64]:
+        """Return the bin into which ``merged`` puts the patients of each bin: (BINS,).
+
+        Raises:
+            ValueError: as ``merged``.
+        """
         if 0 < self.n < minimum:
             raise ValueError("a cell smaller than the minimum must be withheld, not merged")
-        counts = np.zeros_like(self.counts)
-        for group in _groups(self.counts.sum(axis=0), minimum):
-            inside = self.counts[:, group]
-            seen = inside.sum(axis=0).cumsum()
-            median = group.start + int(np.searchsorted(seen, (seen[-1] + 1) // 2))
-            counts[:, median] += inside.sum(axis=1)
-        return ScoreSummary(counts, *_moments_of(counts))
+        patients = self.counts.sum(axis=0)
+        place = np.arange(BINS)
+        for group in _groups(patients, minimum):
+            seen = patients[group].cumsum()
+            place[group] = group.start + int(np.searchsorted(seen, (seen[-1] + 1) // 2))
+        return place
 
     def to_json(self) -> dict[str, Any]:
         """Only the occupied bins, and the moments; exact both ways."""
@@ -238,6 +248,16 @@ class Confusion:
     tn: int
     fn: int
 
+    def __add__(self, other: Confusion) -> Confusion:
+        return Confusion(
+            self.tp + other.tp, self.fp + other.fp, self.tn + other.tn, self.fn + other.fn
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of patients."""
+        return self.tp + self.fp + self.tn + self.fn
+
 
 def merge(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
     """Add summaries in the order given; keep it fixed, since sums of floats depend on it."""
@@ -245,6 +265,11 @@ def merge(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
     for summary in summaries:
         total = total + summary
     return total
+
+
+def bins_of(scores: Floats) -> NDArray[np.int64]:
+    """Return the bin of each score in [0, 1]: (patients,)."""
+    return np.minimum(np.searchsorted(EDGES, scores, side="right") - 1, BINS - 1)
 
 
 def edge_index(threshold: float) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 
 from federation.pages.elements import Fact, Figure, Table
 from federation.pages.render import render as from_template
-from server.report import plots, tables
+from server.report import decisions, plots, tables
 from server.report.faults import faults_table
-from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, read_run_folder
+from server.report.run_folder import Cell, ModelMetrics, Privacy, RunFolder, Worst, read_run_folder
 from server.report.shifts import shift_figure, shift_tables
 
 HERE = Path(__file__).parent
@@ -96,10 +96,11 @@ def facts(model: ModelMetrics, privacy: Privacy) -> list[Fact]:
     """The first screen: AUROC, worst hospital, worst subgroup, privacy."""
     return [
         _headline(model.overall),
-        _worst("Worst hospital", model.sites),
+        _worst("Worst hospital", model.sites, model.worst.site),
         _worst(
             "Worst subgroup",
             {tables.subgroup_name(name): cell for name, cell in model.subgroups.items()},
+            model.worst.subgroup,
         ),
         privacy_fact(privacy),
     ]
@@ -149,6 +150,10 @@ def _tables(run: RunFolder, model: ModelMetrics) -> dict[str, Table]:
     return {
         "sites": tables.sites_table(model),
         "subgroups": tables.subgroups_table(model),
+        "decisions": decisions.decision_table(model),
+        "gaps": decisions.gap_table(model),
+        "between": decisions.between_table(run.metrics.models),
+        "joining": decisions.joining_table(run.metrics.joining),
         "comparators": tables.comparators_table(run.metrics.models),
         "site_subgroups": tables.site_subgroup_table(model),
         "cross_site": tables.cross_site_table(run.metrics.cross_site),
@@ -190,7 +195,8 @@ def _headline(cell: Cell) -> Fact:
     return Fact("AUROC, all hospitals", shown.text, f"{interval}{left_out}")
 
 
-def _worst(title: str, cells: Mapping[str, Cell]) -> Fact:
+def _worst(title: str, cells: Mapping[str, Cell], told: Worst | None) -> Fact:
+    """The lowest AUROC; its interval allows for the choice, in runs that tell one that does."""
     values = {
         name: cell.auroc.value
         for name, cell in sorted(cells.items())
@@ -201,5 +207,8 @@ def _worst(title: str, cells: Mapping[str, Cell]) -> Fact:
     if not values:
         return Fact(title, "–", f"None could be measured.{unseen}")
     name = min(values, key=values.__getitem__)
-    shown = tables.metric_text(cells[name].auroc)
-    return Fact(title, shown.text, f"{name}; {shown.note}; {cells[name].n} patients.{unseen}")
+    note = tables.metric_text(cells[name].auroc).note
+    if told is not None and tables.subgroup_name(told.name) == name:
+        note = f"{tables.metric_text(told.auroc).note}, for all {told.of} at once"
+    value = tables.metric_text(cells[name].auroc).text
+    return Fact(title, value, f"{name}; {note}; {cells[name].n} patients.{unseen}")

@@ -34,6 +34,20 @@ class Benefit(Metric):
     treat_all: float | None = None
 
 
+class Decisions(BaseModel):
+    """What decisions at a threshold achieve, or the reason why there is none."""
+
+    threshold: float | None = None
+    reason: str = ""
+    sensitivity: Metric | None = None
+    specificity: Metric | None = None
+    ppv: Metric | None = None
+    npv: Metric | None = None
+    f1: Metric | None = None
+    alert_rate: Metric | None = None
+    number_needed_to_evaluate: Metric | None = None
+
+
 class Cell(BaseModel):
     """The metrics of some patients, or the reason why they are withheld."""
 
@@ -50,6 +64,65 @@ class Cell(BaseModel):
     calibration_slope: Metric | None = None
     calibration_intercept: Metric | None = None
     net_benefit: list[Benefit] = []
+    at_threshold: Decisions | None = None
+
+
+class Gap(Metric):
+    """The largest gap between two groups."""
+
+    lowest: str = ""
+    highest: str = ""
+
+
+class Between(BaseModel):
+    """AUROC over hospitals, and of one more."""
+
+    hospitals: int
+    auroc: Metric
+    prediction: dict[str, float] = {}
+    i_squared: float | None = None
+
+
+class ChosenThreshold(BaseModel):
+    """The threshold of a model, or of each site's own."""
+
+    rule: str
+    sensitivity: float | None = None
+    value: float | None = None
+    reason: str = ""
+    sites: dict[str, dict[str, Any]] = {}
+
+
+class Worst(BaseModel):
+    """The lowest AUROC of some groups, with an interval that holds for all of them at once."""
+
+    name: str
+    of: int
+    auroc: Metric
+
+
+class WorstOf(BaseModel):
+    """The worst site and the worst subgroup of a model."""
+
+    site: Worst | None = None
+    subgroup: Worst | None = None
+
+
+class Joined(BaseModel):
+    """AUROC of the federated model and of a site's own at the site."""
+
+    suppressed: str = ""
+    paired: bool = False
+    federated: Metric | None = None
+    local: Metric | None = None
+    difference: Metric | None = None
+
+
+class Joining(BaseModel):
+    """What sites gain by joining."""
+
+    sites: dict[str, Joined] = {}
+    mean: Metric
 
 
 class ModelMetrics(BaseModel):
@@ -59,6 +132,10 @@ class ModelMetrics(BaseModel):
     sites: dict[str, Cell] = {}
     subgroups: dict[str, Cell] = {}
     site_subgroups: dict[str, dict[str, Cell]] = {}
+    threshold: ChosenThreshold | None = None
+    worst: WorstOf = WorstOf()
+    fairness: dict[str, dict[str, Gap]] = {}
+    between_sites: Between | None = None
 
 
 class Metrics(BaseModel):
@@ -69,6 +146,7 @@ class Metrics(BaseModel):
     seed: int
     models: dict[str, ModelMetrics] = Field(min_length=1)
     cross_site: dict[str, dict[str, Cell]] = {}
+    joining: Joining | None = None
 
 
 class Round(BaseModel):

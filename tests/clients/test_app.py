@@ -381,3 +381,33 @@ def test_few_who_lack_a_modality_cannot_be_told_by_subtraction(site, make_study)
     described = asked.ask(DESCRIBE, instruction_for(study)).body
     assert described.patients["train"] == 60
     assert described.modalities == {"ehr": 60, "image": "suppressed"}
+
+
+# --- comparing models on the same patients
+
+
+def test_site_scores_two_models_and_sends_how_their_aurocs_hang_together(site, make_study):
+    study = make_study(evaluation={"baselines": ["local"]})
+    good = instruction_for(study, split="held_out")
+    drawn = np.random.default_rng(0).normal(size=(2, len(good.weights))).astype(np.float32)
+    good, other = dataclasses.replace(good, weights=0.3 * drawn[0]), 0.3 * drawn[1]
+    asked = Asked(site(200, policy={"score_bins": "fine"}))
+    body = asked.ask(EVALUATE, dataclasses.replace(good, reference=other)).body
+    alone = asked.ask(EVALUATE, dataclasses.replace(good, weights=other)).body
+    assert body.cells == asked.ask(EVALUATE, good).body.cells
+    assert body.paired.reference == alone.cells[""]
+    assert -1 <= body.paired.correlation <= 1
+    same = asked.ask(EVALUATE, dataclasses.replace(good, reference=good.weights)).body
+    assert same.paired.correlation == 1.0
+
+
+@pytest.mark.parametrize("wrong", ["study", "split", "length", "nan"])
+def test_second_model_is_scored_only_where_the_study_compares(site, make_study, wrong):
+    baselines = [] if wrong == "study" else ["local"]
+    study = make_study(evaluation={"baselines": baselines})
+    good = instruction_for(study, split="tuning" if wrong == "split" else "held_out")
+    spoilt = {"length": good.weights[:-1], "nan": good.weights * np.nan}
+    reply = Asked(site()).ask(
+        EVALUATE, dataclasses.replace(good, reference=spoilt.get(wrong, good.weights))
+    )
+    assert (reply.status, reply.body) == ("not an instruction of this version", None)

@@ -13,6 +13,7 @@ from federation.bodies import (
     DescribeBody,
     EvaluateBody,
     LedgerHead,
+    PairedBody,
     PrepareBody,
     SpentBody,
     SpentSegment,
@@ -48,6 +49,11 @@ def prepared(code, patients=10):
     return Reply("ok", PrepareBody(codes={code: (patients, 0, 0.0, 0.0)}))
 
 
+def compared(reference=None, correlation=0.87, patients=30):
+    paired = PairedBody(reference=reference or cell(patients), correlation=correlation)
+    return Reply("ok", EvaluateBody(cells={"": cell(patients)}, withheld={}, paired=paired))
+
+
 POLICY = PolicySection(minimum_cell=10, score_bins="fine")
 
 UPDATE = np.zeros(3, np.float32)
@@ -58,6 +64,8 @@ PASSES = {
         {"": cell(20)}, {"age_band=80+": "withheld to protect fewer than 10 patients"}
     ),
     "withheld site": evaluated({}, {"": "fewer than 10 patients"}),
+    "two models on the same patients": compared(),
+    "two models without a correlation": compared(correlation=None),
     "suppressed counts": described(patients={"train": 10, "tuning": "suppressed", "held_out": 0}),
     "part below the minimum at zero": trained({"ehr": 20, "image": 0, "fusion": 20}, UPDATE),
     "ordinary codes": prepared("LAB//50912//mg/dL"),
@@ -84,6 +92,17 @@ REFUSED = {
         {"": cell(30)}, {SECRET: "fewer than 10 patients"}
     ),
     "free text for a reason": lambda: evaluated({"": cell(30)}, {"sex=male": SECRET}),
+    "second model's cell below the minimum": lambda: compared(cell(9), patients=9),
+    "second model on other patients": lambda: compared(cell(31)),
+    "second model and more": lambda: compared({**cell(30), "note": SECRET}),
+    "correlation of many digits": lambda: compared(correlation=0.8712),
+    "correlation beyond 1": lambda: compared(correlation=1.1),
+    "comparison at a withheld site": lambda: Reply(
+        "ok",
+        EvaluateBody(
+            cells={}, withheld={"": "fewer than 10 patients"}, paired=compared().body.paired
+        ),
+    ),
     "small split": lambda: described(patients={"train": 9}),
     "one image": lambda: described(modalities={"image": 1}),
     "small exclusion": lambda: described(excluded={"label is empty": 3}),
@@ -236,3 +255,25 @@ def test_the_minimum_is_the_site_s_own_not_the_body_s(tmp_path, write_site, pass
 )
 def test_small_counts_are_suppressed_and_none_is_said_to_be_none(count, sent):
     assert suppressed(count, 10) == sent
+
+
+def test_comparison_of_models_leaves_only_for_a_study_that_compares(make_study):
+    with pytest.raises(GateClosed, match="does not ask"):
+        released(compared(), POLICY, make_study())
+    released(compared(), POLICY, make_study(evaluation={"baselines": ["local"]}))
+
+
+def test_second_model_leaves_in_merged_bins_where_the_policy_merges():
+    merged = PolicySection(minimum_cell=10, score_bins="merged")
+    coarse = ScoreSummary.from_json(cell(30)).merged(10).to_json()
+    fine, pair = cell(30), PairedBody(reference=coarse, correlation=0.5)
+    body = EvaluateBody(cells={"": coarse}, withheld={}, paired=pair)
+    check(Reply("ok", body), merged)
+    with pytest.raises(GateClosed, match="occupied bin"):
+        check(
+            Reply(
+                "ok",
+                body.model_copy(update={"paired": PairedBody(reference=fine, correlation=0.5)}),
+            ),
+            merged,
+        )

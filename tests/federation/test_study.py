@@ -96,6 +96,11 @@ def test_unknown_key_names_the_nearest_valid_one(tmp_path, key, guess):
         ("privacy.participation=1.5", "privacy.participation", "less than or equal to 1"),
         ("privacy.mechanism=magic", "privacy.mechanism", "is not one of"),
         ("evaluation.baselines=['locl']", "evaluation.baselines", "is not one of"),
+        ("evaluation.threshold.rule=f1", "evaluation.threshold.rule", "is not one of"),
+        ("evaluation.threshold.rule=sensitivity", "evaluation.threshold", "needs a value"),
+        ("evaluation.threshold.value=0.5", "evaluation.threshold", "takes no value"),
+        ("evaluation.threshold={rule='fixed', value=0.12}", "evaluation.threshold", "is 0.1 ("),
+        ("evaluation.threshold={rule='fixed', value=1.0}", "evaluation.threshold", "less than 1"),
         ("evaluation.subgroups=['gender']", "evaluation.subgroups", "is not one of"),
         ("modalities.ehr=3", "modalities.ehr", "dictionary"),
     ],
@@ -274,6 +279,8 @@ def test_every_single_value_changes_the_fingerprint(make_study):
             table[other] -= 0.1
         elif path == ("training", "optimizer", "name"):
             table["name"] = "adam"
+        elif path == ("evaluation", "threshold", "rule"):
+            table |= {"rule": "fixed", "value": 0.5}
         elif path == ("training", "optimizer", "momentum"):
             continue  # an option of sgd alone; below
         elif isinstance(value, bool):

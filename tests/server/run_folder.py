@@ -6,14 +6,17 @@ import numpy as np
 
 from federation.metrics.summary import ScoreSummary, merge
 from federation.metrics.suppression import withheld_cells
+from federation.metrics.threshold import Threshold
 from server.evaluator import (
-    SiteEvaluation,
     evaluate_local_models,
     evaluate_model,
     headline,
     metrics_document,
 )
+from server.operating import Operating
+from server.site_evaluation import SiteEvaluation
 
+AT_HALF = Operating(Threshold(0.5), told={"rule": "fixed", "value": 0.5})
 SITES = {
     "cleveland": (303, 1.7, 0.45),
     "hungarian": (261, 1.5, 0.38),
@@ -72,10 +75,10 @@ def write_run_folder(run, seed=0):
         for site in SITES
         if site != "zurich-cantonal"
     }
-    local, cross_site = evaluate_local_models(trained)
+    local, cross_site = evaluate_local_models(trained, AT_HALF)
     models = {
-        "federated": evaluate_model(federated),
-        "pooled": evaluate_model(pooled),
+        "federated": evaluate_model(federated, AT_HALF),
+        "pooled": evaluate_model(pooled, AT_HALF),
         "local": local,
     }
     document = metrics_document("heart-disease", "9f2c41d07a6be1538c02", 42, models, cross_site)

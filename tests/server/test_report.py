@@ -9,8 +9,9 @@ from run_folder import ROUNDS, SITES, write_run_folder
 
 from federation.errors import UserError
 from server.report import write_report
+from server.report.decisions import between_table
 from server.report.page import facts, privacy_fact
-from server.report.run_folder import Privacy, read_run_folder
+from server.report.run_folder import Between, Privacy, read_run_folder
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -103,6 +104,8 @@ def test_worst_hospital_and_subgroup_are_the_lowest_that_are_defined(built):
     worst = min(areas, key=areas.__getitem__)
     assert shown[1].note.startswith(worst)
     assert shown[1].value == f"{areas[worst]:.3f}"
+    together = model.worst.site.auroc
+    assert f"{together.low:.3f} to {together.high:.3f}, for all 4 at once" in shown[1].note
     # the one withheld and the one of a single class are named as missing, not passed over
     assert "2 of 6 cannot be compared" in shown[1].note
 
@@ -268,3 +271,58 @@ def test_privacy_spent_is_the_largest_of_any_hospital():
     assert fact.value == "ε = 4"
     assert "training patients only" in fact.note
     assert "protects no one" in fact.note
+
+
+def test_decisions_gaps_and_hospitals_are_told_in_tables(page):
+    for words in (
+        "The threshold is 0.5, fixed by the study, for all alike.",
+        "Number needed to evaluate",
+        "sex: Share called positive",
+    ):
+        assert words in page.text
+
+
+def test_hospital_to_come_has_its_prediction_beside_the_average(built):
+    model = read_run_folder(built).metrics.models["federated"]
+    found = Between(
+        hospitals=7,
+        auroc={"value": 0.81, "low": 0.77, "high": 0.84},
+        prediction={"low": 0.7, "high": 0.89},
+        i_squared=0.42,
+    )
+    table = between_table({"leave_one_out": model.model_copy(update={"between_sites": found})})
+    (row,) = table.rows
+    assert [td.text for td in row[1:]] == ["7", "0.810", "0.700 to 0.890", "42%"]
+    assert "trained without" in row[0].text
+
+
+def test_what_joining_brings_is_told_and_an_unpaired_site_named(run):
+    metrics = run / "metrics.json"
+    document = json.loads(metrics.read_text())
+    interval = {"value": 0.031, "low": 0.012, "high": 0.05}
+    basel = {"federated": interval, "local": interval, "difference": interval, "paired": False}
+    document["joining"] = {
+        "sites": {"basel": basel, "bern": {"suppressed": "fewer than 10 patients"}},
+        "mean": interval,
+        "gain": ["basel"],
+        "lose": [],
+    }
+    metrics.write_text(json.dumps(document))
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "basel unpaired" in text
+    assert "0.012 to 0.050" in text
+
+
+def test_run_from_before_thresholds_were_chosen_still_has_its_report(run):
+    metrics = run / "metrics.json"
+    document = json.loads(metrics.read_text())
+    for model in document["models"].values():
+        for key in ("threshold", "worst", "fairness", "between_sites"):
+            del model[key]
+        cells = [model["overall"], *model["sites"].values(), *model["subgroups"].values()]
+        for one in (*cells, *(c for by in model["site_subgroups"].values() for c in by.values())):
+            one.pop("at_threshold", None)
+    metrics.write_text(json.dumps(document))
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "Decisions at one threshold" not in text
+    assert "Performance by hospital" in text

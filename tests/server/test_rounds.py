@@ -13,6 +13,7 @@ from federation.vocabulary import Scale, Vocabulary, agreed_vocabulary
 from server.coordinator import Progress, run_study
 from server.course import Standing
 from server.exchange import Exchange
+from server.report import write_report
 from server.rounds import run_rounds
 from server.run_folder import RunFolder
 from server.task import Task
@@ -288,6 +289,31 @@ def test_comparators_are_trained_and_the_cross_site_matrix_is_complete(
     assert document["models"]["local"]["sites"]["ash"] == document["cross_site"]["ash"]["ash"]
 
 
+def test_sites_learn_what_joining_brings_and_what_a_stranger_may_expect(
+    tmp_path, folder, make_study
+):
+    study = make_study(
+        training={"rounds": 6, "batch_size": 8},
+        evaluation={"baselines": ["local", "leave_one_out", "logistic_regression"]},
+    )
+    simulate(study, folder, tmp_path / "run", workers=0)
+    document = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    models, names = document["models"], {"ash", "birch", "cedar"}
+    assert set(models) == {"federated", "local", "leave_one_out", "logistic_regression"}
+    assert set(models["leave_one_out"]["sites"]) == set(document["joining"]["sites"]) == names
+    threshold = models["federated"]["threshold"]
+    assert (threshold["rule"], threshold["split"]) == ("youden", "tuning")
+    for site, one in models["federated"]["sites"].items():
+        if "suppressed" not in one:
+            assert one["at_threshold"]["threshold"] == threshold["value"]
+            joined = document["joining"]["sites"][site]
+            assert joined["federated"] == one["auroc"]
+            assert joined["local"] == models["local"]["sites"][site]["auroc"]
+    kept = json.loads((tmp_path / "run" / "summaries.json").read_text())["models"]
+    assert set(kept["leave_one_out"]["sites"]) == names
+    write_report(tmp_path / "run")
+
+
 def test_deployment_leaves_comparators_out_and_says_so(tmp_path, sites, make_study):
     study = make_study(evaluation={"baselines": ["pooled"]})
     outcome = run_study(Exchange(LocalGrid(sites)), RunFolder(tmp_path / "run", study), {})
@@ -411,3 +437,26 @@ def test_checkpoint_of_round_ten_thousand_is_newer_than_that_before(tmp_path, ma
         folder.write_checkpoint(round_, Standing(np.full(3, round_, np.float32)))
     round_, standing = folder.last_checkpoint()
     assert (round_, standing.weights[0]) == (10000, 10000)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"strategy": {"name": "ditto"}},
+        {"personalisation": {"fine_tune_epochs": 1, "calibration": "platt"}},
+    ],
+)
+def test_models_of_the_sites_own_have_thresholds_of_their_own(
+    tmp_path, folder, make_study, sections
+):
+    study = make_study(evaluation={"baselines": ["local", "leave_one_out"]}, **sections)
+    simulate(study, folder, tmp_path / "run", workers=0)
+    document = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    models, names = document["models"], {"ash", "birch", "cedar"}
+    assert models["federated"]["threshold"]["value"] is None
+    assert set(models["federated"]["threshold"]["sites"]) == names
+    assert "sites" not in models["shared"]["threshold"]
+    # a site that took no part is scored by the shared model: it has none of its own
+    assert set(models["leave_one_out"]["sites"]) == names
+    assert set(document["joining"]["sites"]) == names
+    write_report(tmp_path / "run")

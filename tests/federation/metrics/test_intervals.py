@@ -8,16 +8,17 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from federation.metrics.calibration import brier, calibration_slope, recalibration
+from federation.metrics.decisions import at_threshold
 from federation.metrics.discrimination import auroc
 from federation.metrics.intervals import (
     bootstrapped,
-    bootstrapped_net_benefit,
     delong,
     delong_variance,
     resample,
     wilson_interval,
 )
 from federation.metrics.summary import ScoreSummary
+from federation.metrics.utility import net_benefit
 
 
 @pytest.mark.parametrize("patients", [60, 400])
@@ -123,7 +124,7 @@ def test_every_interval_holds_its_value(simulated):
         summary = ScoreSummary.from_scores(*simulated(rng, patients))
         drawn = resample(summary, rng)
         found = [*bootstrapped(summary, drawn).values(), delong(summary)]
-        found += [point.estimate for point in bootstrapped_net_benefit(summary, drawn)]
+        found += [point.estimate for point in net_benefit(summary)]
         for one in found:
             if one.low is not None:
                 assert one.low <= one.value <= one.high
@@ -146,3 +147,27 @@ def test_wilson_interval_equals_scipys(positives, patients):
     expected = binomtest(positives, patients).proportion_ci(method="wilson")
     found = wilson_interval(positives / patients, patients)
     assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.slow
+def test_intervals_of_fifty_events_and_as_many_others_hold_about_95_times_in_100(simulated):
+    """benchmarks/coverage.py has ten times the replicates, and more cases."""
+    rng, model = np.random.default_rng(21), {"separation": 2.0, "prevalence": 0.45}
+    truth = figures(ScoreSummary.from_scores(*simulated(rng, 500_000, **model)), rng)
+    held = dict.fromkeys(truth, 0)
+    for _ in range(400):
+        found = figures(ScoreSummary.from_scores(*simulated(rng, 120, **model)), rng)
+        for name, one in found.items():
+            held[name] += one.low <= truth[name].value <= one.high
+    for name, count in held.items():
+        assert 0.92 <= count / 400 <= 0.98, name
+
+
+def figures(summary, rng):
+    sampled = bootstrapped(summary, resample(summary, rng, 300))
+    rates = at_threshold(summary.confusion(0.4), 0.4)
+    return {
+        "auroc": delong(summary),
+        **{name: sampled[name] for name in ("auprc", "brier", "calibration_slope")},
+        **{name: rates[name] for name in ("sensitivity", "ppv", "alert_rate", "net_benefit")},
+    }

@@ -1,0 +1,76 @@
+"""What one site sent about one model, and which of it can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from federation.metrics.summary import ScoreSummary
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What a site sent of a second model on the same patients.
+
+    Args:
+        reference: the second model's summary, of all patients of the site.
+        correlation: of the two models' AUROCs; None where it is not defined.
+    """
+
+    reference: ScoreSummary
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class SiteEvaluation:
+    """What one site sent about one model.
+
+    Args:
+        site: its name.
+        cells: summaries by cell; "" is all patients of the site, "sex=female" a subgroup.
+        withheld: reason by withheld cell; "" withholds the whole site.
+        paired: of a second model, where the site was sent one.
+    """
+
+    site: str
+    cells: Mapping[str, ScoreSummary]
+    withheld: Mapping[str, str]
+    paired: Paired | None = None
+
+    def reason(self, name: str) -> str:
+        """Why a cell is withheld, empty if it is not; a withheld site withholds every cell."""
+        return self.withheld.get("", "") or self.withheld.get(name, "")
+
+
+def ordered(evaluations: Iterable[SiteEvaluation]) -> list[SiteEvaluation]:
+    """By site, because sums of floats depend on their order and messages arrive in any.
+
+    Raises:
+        ValueError: if a site appears twice, or says nothing about its patients as a whole.
+    """
+    found = sorted(evaluations, key=lambda one: one.site)
+    names = [one.site for one in found]
+    if len(set(names)) != len(names):
+        raise ValueError("a site's evaluation of one model was given twice")
+    for one in found:
+        if "" not in one.cells and "" not in one.withheld:
+            raise ValueError(f'site "{one.site}" says nothing about its patients as a whole')
+    return found
+
+
+def subgroups(evaluations: Iterable[SiteEvaluation]) -> list[str]:
+    """Names of the subgroup cells that any site sent or withheld."""
+    return sorted({name for one in evaluations for name in (*one.cells, *one.withheld) if name})
+
+
+def present(
+    evaluations: Sequence[SiteEvaluation], name: str
+) -> tuple[dict[str, ScoreSummary], list[str]]:
+    """A cell's summaries by site, and the sites that withheld it."""
+    excluded = [one.site for one in evaluations if one.reason(name)]
+    cells = {
+        one.site: one.cells[name]
+        for one in evaluations
+        if name in one.cells and one.site not in excluded
+    }
+    return cells, excluded
