@@ -278,6 +278,12 @@ def _check_policy(instruction: Instruction, site: Site) -> None:
         raise Refused(
             f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} {why}."
         )
+    asked, largest = instruction.study.privacy.epsilon, site.policy.largest_epsilon
+    if mechanism == "dp_sgd" and asked is not None and largest is not None and asked > largest:
+        raise Refused(
+            f"{site.file}: policy.largest_epsilon: the study {instruction.study.study.name} asks "
+            f"for epsilon {asked:g}, above {largest:g}."
+        )
 
 
 def _check_simulation(instruction: Instruction, site: Site, workbench: Workbench) -> None:

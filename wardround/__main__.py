@@ -9,7 +9,7 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, ledger, run, strategies, sweep
+from wardround import data, ledger, provision, run, strategies, sweep
 
 cli = typer.Typer(
     name="wardround",
@@ -36,6 +36,7 @@ data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
 strategies.register(cli)
+provision.register(cli)
 
 
 def main() -> None:
