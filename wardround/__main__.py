@@ -9,7 +9,7 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import data, ledger, provision, run, strategies, sweep
+from wardround import approve, data, ledger, provision, run, site, strategies, sweep
 
 cli = typer.Typer(
     name="wardround",
@@ -37,6 +37,8 @@ ledger.register(cli)
 sweep.register(cli)
 strategies.register(cli)
 provision.register(cli)
+site.register(cli)
+approve.register(site.site)
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from pathlib import Path
 import tomli_w
 from credentials import write_certificates, write_node_key
 
+from federation.bundle import write_bundle
 from federation.flower import OFFLINE
-from server.bundle import write_bundle
 
 CONSORTIUM = "consortium"
 STARTUP_SECONDS = 90.0
