@@ -70,7 +70,7 @@ def _project() -> dict[str, Any]:
                 "app": {
                     "publisher": "wardround",
                     "components": {"serverapp": SERVER_APP, "clientapp": CLIENT_APP},
-                    "config": {"study": "", "out": ""},
+                    "config": {"study": "", "out": "", "resume": False},
                 }
             }
         },

@@ -9,7 +9,18 @@ import click
 import typer
 
 from federation.errors import WardroundError
-from wardround import approve, data, ledger, provision, run, site, strategies, sweep
+from wardround import (
+    approve,
+    data,
+    ledger,
+    provision,
+    run,
+    service,
+    site,
+    strategies,
+    submit,
+    sweep,
+)
 
 cli = typer.Typer(
     name="wardround",
@@ -39,6 +50,8 @@ strategies.register(cli)
 provision.register(cli)
 site.register(cli)
 approve.register(site.site)
+service.register(cli, site.site)
+submit.register(cli)
 
 
 def main() -> None:
