@@ -37,12 +37,14 @@ class Program:
         command: the program and its arguments.
         variables: its whole environment.
         folder: where it runs.
+        log: where its output is appended; None for this process's own.
     """
 
     name: str
     command: Sequence[str]
     variables: Mapping[str, str]
     folder: Path
+    log: Path | None = None
 
 
 def supervise(
@@ -51,6 +53,7 @@ def supervise(
     tell: Callable[[str], None],
     every: Callable[[], None] = lambda: None,
     held: int | None = None,
+    grace: float = GRACE_SECONDS,
 ) -> None:
     """Run programs until ``stop`` is set, starting each again when it ends; then end them all.
 
@@ -60,6 +63,7 @@ def supervise(
         tell: one line on what happens.
         every: called several times a second.
         held: a file descriptor that the programs inherit, as the lock of ``only_one``.
+        grace: seconds that all together have between SIGTERM and SIGKILL.
     """
     kept = [_Kept(program, held) for program in programs]
     try:
@@ -71,8 +75,9 @@ def supervise(
     finally:
         for one in kept:
             one.ask_to_end()
+        deadline = time.monotonic() + grace
         for one in kept:
-            one.end()
+            one.end(deadline)
 
 
 @contextlib.contextmanager
@@ -175,11 +180,10 @@ class _Kept:
         if self._process is not None:
             _signal(self._process.pid, signal.SIGTERM)
 
-    def end(self) -> None:
-        """Wait for the group to end, and kill what does not."""
+    def end(self, deadline: float) -> None:
+        """Wait for the group to end, and kill what has not by then."""
         if self._process is None:
             return
-        deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
             self._process.poll()  # a leader that is not reaped keeps its group alive
             if not _signal(self._process.pid, 0):
@@ -190,14 +194,18 @@ class _Kept:
 
     def _start(self) -> None:
         self._began = time.monotonic()
-        self._process = subprocess.Popen(
-            list(self._program.command),
-            stdin=subprocess.DEVNULL,
-            env=dict(self._program.variables),
-            cwd=self._program.folder,
-            start_new_session=True,
-            pass_fds=() if self._held is None else (self._held,),
-        )
+        log = self._program.log
+        with contextlib.nullcontext() if log is None else log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                list(self._program.command),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=None if sink is None else subprocess.STDOUT,
+                env=dict(self._program.variables),
+                cwd=self._program.folder,
+                start_new_session=True,
+                pass_fds=() if self._held is None else (self._held,),
+            )
 
 
 def _signal(group: int, number: int) -> bool:

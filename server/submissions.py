@@ -127,8 +127,13 @@ def site_states(kit: Kit, submission: Submission | None) -> Iterator[SiteState]:
         yield SiteState(name, status.get(one["node"], "unknown"), did)
 
 
-def copy_run(submission: Submission, out: Path) -> Path:
+def copy_run(submission: Submission, out: Path, beside: str = "") -> Path:
     """Copy a run folder without its checkpoints.
+
+    Args:
+        submission: the run.
+        out: a new or empty folder.
+        beside: what may lie in it already.
 
     Raises:
         UserError: if there is nothing to copy, or the place is taken.
@@ -136,7 +141,7 @@ def copy_run(submission: Submission, out: Path) -> Path:
     folder = Path(submission.folder)
     if not folder.is_dir():
         raise UserError(folder, "the run has written nothing yet")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(f.name != beside for f in out.iterdir())):
         raise UserError(out, "is in use: expected a new or empty folder")
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns("checkpoints"), dirs_exist_ok=True)
     return out

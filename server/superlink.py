@@ -11,13 +11,13 @@ import ipaddress
 
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import federation.flower  # noqa: F401  (sets the environment before Flower is imported)
 
 FLEET = "/v1/fleet/"
 MOST_BYTES = 2**31
-"""Of one request, as far as it says so itself; a site has no need of more."""
+"""Of one request; a site has no need of more."""
 
 
 class LocalOnly:
@@ -35,7 +35,7 @@ class LocalOnly:
         elif _announced(scope) > MOST_BYTES:
             await PlainTextResponse("too large\n", 413)(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, _bounded(receive), send)
 
 
 def main() -> None:
@@ -47,6 +47,19 @@ def main() -> None:
         raise RuntimeError("this version of Flower takes no middleware")
     extensions.get_middleware = lambda: (Middleware(LocalOnly),)
     flower_superlink()
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Hang up on a request that is longer than it may be, whatever it announced."""
+    read = 0
+
+    async def receiving() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        return message if read <= MOST_BYTES else {"type": "http.disconnect"}
+
+    return receiving
 
 
 def _may_pass(scope: Scope) -> bool:

@@ -14,6 +14,7 @@ from wardround import (
     data,
     ledger,
     provision,
+    rehearse,
     run,
     service,
     site,
@@ -52,6 +53,7 @@ site.register(cli)
 approve.register(site.site)
 service.register(cli, site.site)
 submit.register(cli)
+rehearse.register(cli)
 
 
 def main() -> None:

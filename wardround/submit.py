@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from server.control import Kit
-    from server.submissions import Submission
 
 SERVER = Annotated[
     Path, typer.Option("--server", help="The server's start kit.", show_default=False)
 ]
 RUN = Annotated[str | None, typer.Argument(help="A run's id; by default the last one.")]
-
-LOOK_SECONDS = 0.5
-ASK_SECONDS = 20.0
-"""Between two questions to Flower; each starts a process."""
 
 
 def register(cli: typer.Typer) -> None:
@@ -41,6 +31,7 @@ def submit(
 ) -> None:
     """Submit a study to the sites; prints the run's id and its folder."""
     from server.control import load_kit
+    from server.following import follow
     from server.submissions import submit as send
 
     kit = load_kit(server)
@@ -58,6 +49,7 @@ def status(
 ) -> None:
     """Show which sites are connected, and how far a run is."""
     from server.control import load_kit
+    from server.following import told_round
     from server.submissions import ended, find, rounds_of, site_states, submissions
 
     kit = load_kit(server)
@@ -82,7 +74,7 @@ def status(
         return
     print(f"run {submission.run}: {submission.study}, submitted {submission.submitted}")
     for record in rounds:
-        print(_round(record))
+        print(told_round(record))
     print(_end(end))
     print(submission.folder)
 
@@ -117,51 +109,6 @@ def download(
     from server.submissions import copy_run, find
 
     print(copy_run(find(load_kit(server), run), out))
-
-
-def follow(kit: Kit, submission: Submission, tell: Callable[[str], None]) -> None:
-    """Tell of a run's rounds as they end, until it has ended.
-
-    Raises:
-        WardroundError: as the run's coordinator did, with its exit code.
-    """
-    from federation.errors import WardroundError
-    from server.control import Control
-    from server.submissions import ended, rounds_of
-
-    told, asked = 0, time.monotonic()
-    while True:
-        end = ended(submission)
-        rounds = rounds_of(submission)
-        for record in rounds[told:]:
-            tell(_round(record))
-        told = len(rounds)
-        if end is None and time.monotonic() - asked > ASK_SECONDS:
-            asked = time.monotonic()
-            runs = {str(run["run-id"]): str(run["status"]) for run in Control(kit).runs()}
-            state = runs.get(submission.run, "gone")
-            if not state.startswith("finished") and state != "gone":
-                continue
-            end = ended(submission) or {"exit_code": 1, "message": f"the run is {state}"}
-        if end is not None:
-            if end["exit_code"]:
-                error = WardroundError(end["message"])
-                error.exit_code = end["exit_code"]
-                raise error
-            return
-        time.sleep(LOOK_SECONDS)
-
-
-def _round(record: dict[str, Any]) -> str:
-    parts = [f"round {record['round']}"]
-    if record["loss"] is not None:
-        parts.append(f"loss {record['loss']:.4f}")
-    if (auroc := (record["metrics"] or {}).get("auroc")) is not None:
-        parts.append(f"tuning AUROC {auroc:.3f}")
-    parts.append(f"{len(record['answered'])}/{len(record['asked'])} sites")
-    parts.append(f"{record['seconds']:.1f} s")
-    parts += [f"{site}: {why}" for site, why in {**record["failed"], **record["rejected"]}.items()]
-    return ", ".join(parts)
 
 
 def _end(end: dict[str, Any] | None) -> str:
