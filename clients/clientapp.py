@@ -24,6 +24,7 @@ from federation.flower import take_over_clientapp
 def main() -> None:
     """Answer the message for which Flower's executor started this process."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each of Flower's requests
     run = take_over_clientapp(_see_bundle, _loader)
     run()
 

@@ -30,6 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     How it ended stands in ``ended.json`` then, for whoever submitted it.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each of Flower's requests
     file = require_study(str(context.run_config["study"]))
     study = load_study(file)
     check_simulation(study, file)
