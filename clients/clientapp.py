@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,8 +22,9 @@ from federation.flower import take_over_clientapp
 
 def main() -> None:
     """Answer the message for which Flower's executor started this process."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each of Flower's requests
+    logger = logging.getLogger("wardround")  # not the root: Flower logs by itself
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
     run = take_over_clientapp(_see_bundle, _loader)
     run()
 

@@ -11,7 +11,7 @@ from server.control import Control, Kit
 from server.submissions import Submission, ended, rounds_of
 
 LOOK_SECONDS = 0.5
-ASK_SECONDS = 20.0
+ASK_SECONDS = 60.0
 """Between two questions to Flower; each starts a process."""
 
 
