@@ -55,14 +55,14 @@ def answer_at_the_door(
     file = Path(str(context.node_config.get("site", "")))
     asked, size = digest_of(message.content)
     found = guarded(partial(_pass, message, file, asked, size, expected_bundle, now))
-    if isinstance(found, Reply):
-        reply = Message(found.to_records(), reply_to=message)
-    else:
-        reply = app(message, context)
-    sent = guarded(partial(_record_sent, message, asked, reply, file))
+    # Guarded again: Flower would send the text of whatever is raised to the coordinator.
+    answer = found if isinstance(found, Reply) else guarded(partial(app, message, context))
+    if isinstance(answer, Reply):
+        answer = Message(answer.to_records(), reply_to=message)
+    sent = guarded(partial(_record_sent, message, asked, answer, file))
     if isinstance(sent, Reply):  # what cannot be recorded does not leave
         return Message(sent.to_records(), reply_to=message)
-    return reply
+    return answer
 
 
 def within_hours(hours: str | None, now: datetime) -> bool:

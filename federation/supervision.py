@@ -130,6 +130,7 @@ def variables(home: Path, first: Path | None = None) -> dict[str, str]:
         home: where Flower keeps its files.
         first: a folder whose programs stand before all others.
     """
+    direct = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY")]))
     path = [*([str(first)] if first else []), str(scripts()), os.environ.get("PATH", os.defpath)]
     return {
         **os.environ,
@@ -137,8 +138,8 @@ def variables(home: Path, first: Path | None = None) -> dict[str, str]:
         "PATH": os.pathsep.join(path),
         "FLWR_HOME": str(home.absolute()),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # Flower's own is a second, for each message
-        "NO_PROXY": "127.0.0.1,localhost",
-        "no_proxy": "127.0.0.1,localhost",
+        "NO_PROXY": direct,
+        "no_proxy": direct,
         "PYTHONUNBUFFERED": "1",
     }
 

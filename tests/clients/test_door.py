@@ -175,6 +175,18 @@ def test_what_cannot_be_recorded_does_not_leave(folder, make_study):
     assert reply == Reply("the site's files need attention")
 
 
+def test_no_word_of_what_goes_wrong_in_the_app_leaves(folder, make_study):
+    with_policy(folder, "approve = false")
+
+    def failing(message, context):
+        raise MemoryError("jane-doe-00417")
+
+    asked = AtTheDoor(folder)
+    asked.app = partial(answer_at_the_door, app=failing)
+    assert asked.ask(DESCRIBE, instruction_for(make_study("ehr"))) == Reply("the site failed")
+    assert b"jane-doe" not in asked.sent
+
+
 def test_no_text_of_a_message_stands_in_the_log_but_names_and_digests(folder, make_study):
     """A coordinator's words could be a patient's name, sent by mistake."""
     asked = AtTheDoor(folder)
