@@ -136,9 +136,9 @@ def test_no_code_of_a_bundle_runs_at_a_site_and_its_log_says_so(
 ) -> None:
     bundle, ran = write_bundle(tmp_path / "bundle"), tmp_path / "ran"
     (bundle / "clients").mkdir()
-    for file in ("__init__.py", "app.py"):
-        code = f"open({str(ran)!r}, 'w').write('x')\napp = None\n"
-        (bundle / "clients" / file).write_text(code)
+    (bundle / "clients/__init__.py").touch()  # `flwr run` itself imports this, at the coordinator
+    code = f"open({str(ran)!r}, 'w').write('x')\napp = None\n"
+    (bundle / "clients/app.py").write_text(code)
     with pytest.raises(DeploymentError, match="the run failed"):
         consortium.run(write_study(tmp_path, "training.rounds=1"), tmp_path / "run", bundle=bundle)
 
