@@ -186,9 +186,9 @@ def _services(
     try:
         yield
     finally:
-        tell("ending the services")
-        stop.set()
+        stop.set()  # first of all: nothing that goes wrong here may leave them running
         running.join()
+        tell("the services are ended")
 
 
 def _wait_for_server(kit: Kit, consortium: Consortium, logs: Path) -> None:

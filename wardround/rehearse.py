@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,8 @@ def rehearse(
     from simulations.rehearsal import rehearse as run
 
     began = time.monotonic()
+    # Ended like this too, it ends the services that it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def tell(text: str) -> None:
         print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)
