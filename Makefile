@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test check setup clean
+.PHONY: demo test test-faults check setup clean
 
 demo: $(READY)  ## train the synthetic study across six hospitals and write its report
 	rm -rf runs/demo sites/demo
@@ -13,6 +13,9 @@ demo: $(READY)  ## train the synthetic study across six hospitals and write its 
 
 test: $(READY)  ## all tests, the end-to-end ones too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-faults: $(READY)  ## a whole consortium in real processes: minutes
+	$(BIN)/python -m pytest -m faults
 
 check: $(READY)  ## style, types and the import contract
 	$(BIN)/ruff check .

@@ -137,7 +137,7 @@ def _begin(asked: Asked, instructions: _Instructions, workbench: Workbench) -> B
     instruction = instructions.of(asked.content)
     site = workbench.site(asked.file)
     _check_vocabulary(instruction, workbench)
-    _check_policy(instruction, site)
+    check_policy(instruction.study, site)
     _check_simulation(instruction, site, workbench)
     handler = HANDLERS[asked.kind]
     answering = handler(instruction, asked.file, site, workbench)
@@ -294,14 +294,23 @@ def _check_vocabulary(instruction: Instruction, workbench: Workbench) -> None:
         raise TakesNoPart("not an instruction of this version")
 
 
-def _check_policy(instruction: Instruction, site: Site) -> None:
-    mechanism = instruction.study.privacy.mechanism
+def check_policy(study: Study, site: Site) -> None:
+    """Refuse a study whose privacy terms the site's policy does not allow.
+
+    Raises:
+        Refused: naming the rule.
+    """
+    mechanism = study.privacy.mechanism
     if site.policy.require_privacy and mechanism != "dp_sgd":
         why = "trains without differential privacy"
         if mechanism == "central":
             why = "adds noise at the coordinator only, who sees this site's updates without"
+        raise Refused(f"{site.file}: policy.require_privacy: the study {study.study.name} {why}.")
+    asked, largest = study.privacy.epsilon, site.policy.largest_epsilon
+    if mechanism == "dp_sgd" and asked is not None and largest is not None and asked > largest:
         raise Refused(
-            f"{site.file}: policy.require_privacy: the study {instruction.study.study.name} {why}."
+            f"{site.file}: policy.largest_epsilon: the study {study.study.name} asks for epsilon "
+            f"{asked:g}, above {largest:g}."
         )
 
 

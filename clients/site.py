@@ -17,6 +17,7 @@ from federation.errors import UserError
 from federation.validation import Section, read_toml, validate
 
 KEY_BYTES = 32
+CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 class SiteSection(Section):
@@ -44,7 +45,9 @@ class PolicySection(Section):
     """What the site allows to leave, and on which terms it takes part.
 
     ``epsilon_per_patient`` at ``delta`` caps what all studies together may spend on a patient, by
-    the site's ledger. ``approve`` is accepted for later: nothing reads it yet.
+    the site's ledger; ``largest_epsilon`` bounds what one study with differential privacy may ask.
+    The last three hold at a deployed site, not in a simulation: whether a person approves each
+    study, how many training rounds begin in one day, and at which hours, in local time.
     """
 
     minimum_cell: int = Field(default=10, gt=0, le=1_000_000)
@@ -53,7 +56,11 @@ class PolicySection(Section):
     epsilon_per_patient: float = Field(default=8.0, gt=0, le=10_000, strict=True)
     delta: float = Field(default=1e-5, gt=0, lt=1, strict=True)
     require_privacy: bool = False
-    approve: Literal["ask", "listed"] = "ask"
+    largest_epsilon: float | None = Field(default=None, gt=0, le=10_000, strict=True)
+    approve: bool = True
+    most_rounds_a_day: int | None = Field(default=None, gt=0, le=100_000)
+    hours: str | None = Field(default=None, pattern=rf"^{CLOCK}-{CLOCK}$")
+    """From and to, "19:00-06:00"; over midnight where the end is not after the beginning."""
 
 
 class SiteFile(Section):

@@ -23,6 +23,9 @@ Status = Literal[
     "no patients in this split",
     "fewer patients than the site's minimum_cell",
     "refused by the site's policy",
+    "the study is not approved at the site",
+    "outside the site's hours",
+    "more rounds than the site allows",
     "the privacy budget of the site's patients does not allow it",
     "the study's privacy terms do not fit the site",
     "the site's privacy ledger does not extend the one that was witnessed",
@@ -34,6 +37,9 @@ Status = Literal[
 
 REFUSALS: tuple[Status, ...] = (
     "refused by the site's policy",
+    "the study is not approved at the site",
+    "outside the site's hours",
+    "more rounds than the site allows",
     "the privacy budget of the site's patients does not allow it",
     "the site's privacy ledger does not extend the one that was witnessed",
 )

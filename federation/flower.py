@@ -8,6 +8,8 @@ reads or writes a private name of Flower's.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -21,10 +23,22 @@ os.environ.update(OFFLINE)
 
 from flwr.app import Message  # noqa: E402  (reads the environment)
 from flwr.proto.node_pb2 import NodeInfo  # noqa: E402
+from flwr.supercore.constant import TaskType  # noqa: E402
 from flwr.supercore.run import Run  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
-__all__ = ["NodeInfo", "Run", "stamp", "take_simulated_identity"]
+__all__ = [
+    "COMMANDS",
+    "NodeInfo",
+    "Run",
+    "bundle_of",
+    "stamp",
+    "take_over_clientapp",
+    "take_simulated_identity",
+]
+
+COMMANDS = tuple(str(task) for task in TaskType)
+"""The programs that Flower's executor starts, by name, from PATH."""
 
 SIMULATED_RUN = 1
 COORDINATOR = 1
@@ -41,3 +55,40 @@ def take_simulated_identity() -> None:
 def stamp(message: Message, message_id: str) -> None:
     """Give a message the id that a SuperLink would give it."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def bundle_of(pyproject: bytes) -> bytes:
+    """Return the app bundle that Flower makes of a project of nothing but a ``pyproject.toml``."""
+    from flwr.cli.build import build_fab_from_files
+
+    return build_fab_from_files({"pyproject.toml": pyproject})[0]
+
+
+def take_over_clientapp(
+    see_bundle: Callable[..., None], loader: Callable[..., Any]
+) -> Callable[[], None]:
+    """Return Flower's ``flwr-clientapp``, so changed that it takes no code from a bundle.
+
+    Args:
+        see_bundle: called with a bundle's bytes where Flower would unpack it.
+        loader: called where Flower would look for the bundle's app; returns what loads the app.
+
+    Raises:
+        RuntimeError: if this version of Flower does not have what is replaced.
+    """
+    from flwr.supernode.cli import flwr_clientapp
+    from flwr.supernode.runtime import run_clientapp as process
+
+    def never(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a site installs nothing for a coordinator")
+
+    replaced = {
+        "install_from_fab": see_bundle,
+        "get_load_client_app_fn": loader,
+        "install_app_dependencies": never,
+    }
+    for name, ours in replaced.items():
+        if not callable(getattr(process, name, None)):
+            raise RuntimeError(f"this version of Flower has no {name} to replace")
+        setattr(process, name, ours)
+    return flwr_clientapp

@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from federation.errors import UserError
+from federation.errors import UserError, WardroundError
 from federation.study import Study, load_study
 from server.coordinator import Progress, require_study, run_study
 from server.exchange import Exchange
@@ -18,17 +18,24 @@ from server.witness import WITNESS, Witness
 
 logger = logging.getLogger("wardround.server")
 
+ENDED = "ended.json"
+
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the study that ``run-config`` names into the folder that it names."""
+    """Run the study that ``run-config`` names into the folder that it names.
+
+    How it ended stands in ``ended.json`` then, for whoever submitted it.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each of Flower's requests
     file = require_study(str(context.run_config["study"]))
     study = load_study(file)
     check_simulation(study, file)
-    folder = RunFolder(Path(str(context.run_config["out"])), study)
+    resume = bool(context.run_config["resume"])
+    folder = RunFolder(Path(str(context.run_config["out"])), study, resume)
     progress = Progress(
         tell=logger.info,
         round_done=lambda record, rounds: logger.info(
@@ -41,8 +48,13 @@ def main(grid: Grid, context: Context) -> None:
         ),
     )
     witness = Witness(folder.path.parent / WITNESS)  # beside the runs: it outlives each of them
-    outcome = run_study(Exchange(grid), folder, {"grid": "superlink"}, progress, witness=witness)
-    write_report(outcome.folder)
+    try:
+        run_study(Exchange(grid), folder, {"grid": "superlink"}, progress, witness=witness)
+        write_report(folder.path)
+    except WardroundError as error:
+        folder.write_json(ENDED, {"exit_code": error.exit_code, "message": str(error)})
+        raise
+    folder.write_json(ENDED, {"exit_code": 0, "message": ""})
 
 
 def check_simulation(study: Study, file: Path) -> None:

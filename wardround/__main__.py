@@ -10,15 +10,20 @@ import typer
 
 from federation.errors import WardroundError
 from wardround import (
+    approve,
     data,
     deidentify,
     ledger,
+    provision,
     pull,
+    rehearse,
     run,
+    service,
     site,
     site_check,
     site_hashes,
     strategies,
+    submit,
     sweep,
 )
 
@@ -51,7 +56,12 @@ site_check.register(site.site)
 site_hashes.register(site.site)
 deidentify.register(site.site)
 pull.register(site.site)
+provision.register(cli)
 site.register(cli)
+approve.register(site.site)
+service.register(cli, site.site)
+submit.register(cli)
+rehearse.register(cli)
 
 
 def main() -> None:

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomli_w
-from credentials import write_certificates, write_node_key
 
+from clients.node import write_programs
+from federation.bundle import write_bundle
 from federation.flower import OFFLINE
-from server.bundle import write_bundle
+from server.certificates import make_authority, make_server_certificate, make_site_key
 
 CONSORTIUM = "consortium"
 STARTUP_SECONDS = 90.0
@@ -62,8 +63,10 @@ class Deployment:
     variables: Mapping[str, str]
     runs: list[Path] = field(default_factory=list)
 
-    def run(self, study: Path, out: Path, timeout: float = 300.0) -> str:
-        """Submit a study and wait until it has ended.
+    def run(
+        self, study: Path, out: Path, timeout: float = 300.0, bundle: Path | None = None
+    ) -> str:
+        """Submit a study, under another bundle if one is given, and wait until it has ended.
 
         Returns:
             What `flwr run --stream` printed: the log of the ServerApp.
@@ -72,7 +75,7 @@ class Deployment:
             DeploymentError: if the run failed or took longer than `timeout` seconds, or if a
                 service stopped meanwhile.
         """
-        bundle = write_bundle(self.coordinator / "bundle")
+        bundle = bundle or write_bundle(self.coordinator / "bundle")
         settings = f'study="{study.resolve()}" out="{out.resolve()}"'
         log = self.coordinator / f"run-{len(self.runs) + 1}.log"
         self.runs.append(log)
@@ -128,7 +131,7 @@ def deployment(
     path = os.pathsep.join([str(_bin()), os.environ.get("PATH", os.defpath)])
     inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     shared = {**inherited, **ENVIRONMENT, "PATH": path, **(variables or {})}
-    certificates = write_certificates(coordinator / "certificates")
+    certificates = _write_certificates(coordinator / "certificates")
     named = {_site_name(site): site for site in sites}
     port, *node_ports = _free_ports(1 + len(named))
     address = f"127.0.0.1:{port}"
@@ -160,7 +163,8 @@ def deployment(
         keys = {}
         for name in named:
             running.sites[name] = folder / "sites" / name
-            keys[name] = write_node_key(running.sites[name], name)
+            keys[name] = running.sites[name] / "node.key"
+            make_site_key(keys[name], keys[name].with_suffix(".pub"), name)
         _register({name: key.with_suffix(".pub") for name, key in keys.items()}, ours)
         for (name, site), node_port in zip(named.items(), node_ports, strict=True):
             home = running.sites[name]
@@ -169,7 +173,9 @@ def deployment(
             command += ["--auth-supernode-private-key", str(keys[name])]
             command += ["--host", "127.0.0.1", "--port", str(node_port)]
             command += ["--node-config", f'site="{(site / "site.toml").resolve()}"']
-            own = {**shared, "FLWR_HOME": str(home / "flwr")}
+            write_programs(home / "bin")  # as `wardround site run` does: the site's door
+            first = os.pathsep.join([str(home / "bin"), path])
+            own = {**shared, "FLWR_HOME": str(home / "flwr"), "PATH": first}
             start(name, command, home / "supernode.log", own)
         logs = [running.services[name].log for name in named]
         running._wait(
@@ -262,6 +268,13 @@ def _register(public_keys: Mapping[str, Path], variables: Mapping[str, str]) -> 
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(register, public_keys))
+
+
+def _write_certificates(folder: Path) -> Path:
+    make_authority(folder / "ca.key", folder / "ca.crt", CONSORTIUM)
+    hosts = ["localhost", "127.0.0.1", "::1"]
+    make_server_certificate(folder, folder / "server.key", folder / "server.crt", hosts, days=1)
+    return folder
 
 
 def _bin() -> Path:

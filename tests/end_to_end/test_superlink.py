@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deployment import Deployment, deployment
+from deployment import Deployment, DeploymentError, deployment
 from planted import RECORD, Planted
 from safetensors.numpy import load_file
 
+from federation.bundle import write_bundle
 from federation.study import load_study
 
 # One group: several workers would each start a consortium of their own.
@@ -39,6 +40,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wardround("synthesize", folder, "--sites", 3, "--patients", 60, "--seed", 3)
     for name in NAMES:
         PLANTED.plant(folder / name)
+        file = folder / name / "site.toml"
+        file.write_text(file.read_text().replace("[policy]\n", "[policy]\napprove = false\n"))
     return folder
 
 
@@ -133,6 +136,29 @@ def test_no_word_of_a_site_s_error_reaches_the_coordinator(
     # What was deleted from the database still stands in its free pages and in its log, so that
     # the search sees every reply.
     assert any(file.name.startswith("state.db") for file in containing(ATTENTION, received))
+
+
+def test_no_code_of_a_bundle_runs_at_a_site_and_its_log_says_so(
+    consortium: Deployment, sites: Path, tmp_path: Path
+) -> None:
+    bundle, ran = write_bundle(tmp_path / "bundle"), tmp_path / "ran"
+    (bundle / "clients").mkdir()
+    (bundle / "clients/__init__.py").touch()  # `flwr run` itself imports this, at the coordinator
+    code = f"open({str(ran)!r}, 'w').write('x')\napp = None\n"
+    (bundle / "clients/app.py").write_text(code)
+    with pytest.raises(DeploymentError, match="the run failed"):
+        consortium.run(write_study(tmp_path, "training.rounds=1"), tmp_path / "run", bundle=bundle)
+
+    assert not ran.exists()
+    for folder in consortium.sites.values():
+        assert not list(folder.rglob("clients/app.py")), "the bundle was unpacked"
+    other = "not an instruction of this version"
+    (record,) = rounds(tmp_path / "run")
+    assert record["failed"] == dict.fromkeys(NAMES, other)
+    for name in NAMES:
+        told = json.loads(wardround("site", "log", sites / name, "--json"))
+        *_, refused, sent = told["entries"]
+        assert (refused["event"], refused["status"], sent["status"]) == ("refused", other, other)
 
 
 def wardround(*arguments: object) -> str:

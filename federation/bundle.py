@@ -1,19 +1,21 @@
 """The Flower app bundle that submits a study: a name and two references, no code.
 
-Flower sends a bundle to the SuperLink and from there to every SuperNode, which unpacks it before
-the installed packages and imports the components it names. Ours holds nothing but a
-``pyproject.toml``, so those names resolve to the wardround that each party has installed. That is
-our restraint, not a protection of the hospital: a bundle with a ``clients/app.py`` of its own would
-be run there.
+Flower sends a bundle to the SuperLink and from there to every SuperNode. Ours holds nothing but a
+``pyproject.toml``, so the components it names resolve to the wardround that each party has
+installed. A site unpacks none (``clients.clientapp``); it knows this one by its digest and answers
+any other, one of another version of wardround too, with a refusal.
 """
 
 from __future__ import annotations
 
+import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+
+from federation.flower import bundle_of
 
 # Flower checks these before it submits, by reading the source: each must be a plain assignment
 # `app = ...` at module level. It does not find an annotated one (`app: ClientApp = ...`).
@@ -42,8 +44,17 @@ def write_bundle(folder: Path) -> Path:
     others = sorted(path.name for path in folder.iterdir() if path.name != "pyproject.toml")
     if others:
         raise ValueError(f"{folder} holds {', '.join(others)}; give an empty folder")
-    (folder / "pyproject.toml").write_text(tomli_w.dumps(_project()), encoding="utf-8")
+    (folder / "pyproject.toml").write_bytes(_pyproject())
     return folder
+
+
+def bundle_digest() -> str:
+    """Return the SHA-256 of the bundle that this version of wardround submits."""
+    return hashlib.sha256(bundle_of(_pyproject())).hexdigest()
+
+
+def _pyproject() -> bytes:
+    return tomli_w.dumps(_project()).encode()
 
 
 def _project() -> dict[str, Any]:
@@ -59,7 +70,7 @@ def _project() -> dict[str, Any]:
                 "app": {
                     "publisher": "wardround",
                     "components": {"serverapp": SERVER_APP, "clientapp": CLIENT_APP},
-                    "config": {"study": "", "out": ""},
+                    "config": {"study": "", "out": "", "resume": False},
                 }
             }
         },

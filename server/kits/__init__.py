@@ -1,0 +1,1 @@
+"""Templates of what a start kit holds beside keys."""

@@ -1,0 +1,83 @@
+"""Flower's SuperLink, whose interfaces other than the sites' own answer to this machine alone.
+
+One port serves the sites (Fleet), the coordinator (Control) and the executor (Runtime). Flower's
+open version does not ask who uses the Control interface: whoever could reach it could register
+sites and submit runs. So a request from another machine passes here only if it is a site's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import federation.flower  # noqa: F401  (sets the environment before Flower is imported)
+
+FLEET = "/v1/fleet/"
+MOST_BYTES = 2**31
+"""Of one request; a site has no need of more."""
+
+
+class LocalOnly:
+    """Answers 403 to a request that comes from elsewhere and is not for the Fleet interface."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] not in ("http", "websocket"):  # the application's own start and end
+            await self._app(scope, receive, send)
+        elif not _may_pass(scope):
+            await PlainTextResponse("not from here\n", 403)(scope, receive, send)
+        elif _announced(scope) > MOST_BYTES:
+            await PlainTextResponse("too large\n", 413)(scope, receive, send)
+        else:
+            await self._app(scope, _bounded(receive), send)
+
+
+def main() -> None:
+    """Run ``flower-superlink`` with its own arguments."""
+    from flwr.superlink import extensions
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    if not callable(getattr(extensions, "get_middleware", None)):
+        raise RuntimeError("this version of Flower takes no middleware")
+    extensions.get_middleware = lambda: (Middleware(LocalOnly),)
+    flower_superlink()
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Hang up on a request that is longer than it may be, whatever it announced."""
+    read = 0
+
+    async def receiving() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        return message if read <= MOST_BYTES else {"type": "http.disconnect"}
+
+    return receiving
+
+
+def _may_pass(scope: Scope) -> bool:
+    return str(scope["path"]).startswith(FLEET) or _is_local(scope)
+
+
+def _is_local(scope: Scope) -> bool:
+    client = scope.get("client")
+    try:
+        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _announced(scope: Scope) -> int:
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    return int(lengths[0]) if lengths and lengths[0].isdigit() else 0
+
+
+if __name__ == "__main__":
+    main()

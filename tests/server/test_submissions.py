@@ -1,0 +1,69 @@
+"""What the coordinator is told of its runs, from what they leave on the disk."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from federation.errors import UserError, WardroundError
+from server.control import Kit, Settings
+from server.following import follow
+from server.submissions import SUBMITTED, Submission, copy_run, ended, find, rounds_of
+
+ROUND = {
+    "round": 1,
+    "loss": 0.5,
+    "metrics": None,
+    "asked": ["a", "b"],
+    "answered": ["a"],
+    "failed": {"b": "the study is not approved at the site"},
+    "rejected": {},
+    "seconds": 7.0,
+}
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    kit = Kit(tmp_path / "server", Settings(consortium="c", port=8443))
+    kit.state.mkdir(parents=True)
+    lines = []
+    for run in ("11", "22"):
+        folder = kit.runs / run
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/large").write_text("x")
+        (folder / "rounds.jsonl").write_text(json.dumps(ROUND) + '\n{"round": 2, "lo')
+        lines.append(json.dumps(asdict(Submission(run, "s", str(folder), "2026-01-01T00:00:00"))))
+    (kit.state / SUBMITTED).write_text("\n".join(lines) + "\n")
+    return kit
+
+
+def test_the_last_run_is_meant_where_none_is_named(kit):
+    assert find(kit, None).run == "22"
+    assert find(kit, "11").run == "11"
+    with pytest.raises(UserError, match='no run has the id "33"'):
+        find(kit, "33")
+
+
+def test_a_round_that_is_being_written_is_not_told_yet(kit):
+    assert [record["round"] for record in rounds_of(find(kit, None))] == [1]
+
+
+def test_following_ends_as_the_run_did(kit):
+    run, told = find(kit, None), []
+    assert ended(run) is None
+    file = Path(run.folder) / "ended.json"
+    file.write_text(json.dumps({"exit_code": 4, "message": "Refused by policy or budget at: b."}))
+    with pytest.raises(WardroundError, match="Refused by policy") as refused:
+        follow(kit, run, told.append)
+    assert refused.value.exit_code == 4
+    assert told == ["round 1, loss 0.5000, 1/2 sites, 7.0 s, b: " + ROUND["failed"]["b"]]
+    file.write_text(json.dumps({"exit_code": 0, "message": ""}))
+    follow(kit, run, told.append)
+
+
+def test_a_downloaded_run_is_whole_but_for_its_checkpoints(kit, tmp_path):
+    copy_run(find(kit, None), tmp_path / "copy")
+    assert [file.name for file in (tmp_path / "copy").iterdir()] == ["rounds.jsonl"]
+    with pytest.raises(UserError, match="is in use"):
+        copy_run(find(kit, None), tmp_path / "copy")
