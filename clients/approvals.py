@@ -15,6 +15,7 @@ from clients.budget import cap, planned_rounds
 from clients.ledger import site_ledger
 from clients.ledger_file import LEDGER
 from clients.site import PolicySection, Site
+from federation.strategies.averaging import Scaffold
 from federation.study import Modality, Study
 
 SOURCES: dict[Modality, str] = {
@@ -103,6 +104,14 @@ def in_plain_words(study: Study, site: Site) -> Iterator[str]:
     yield "What leaves"
     yield from _leaving(study, site.policy)
     yield ""
+    yield f'How it trains: strategy "{study.strategy.name}", {study.strategy.summary}'
+    if study.strategy.at_sites:
+        yield f"  - this site {study.strategy.at_sites}"
+    if study.strategy.keeps:
+        yield f"  - this site keeps {study.strategy.keeps}, in {site.state / 'personal'}"
+    if study.personalisation.fine_tune_epochs:
+        yield "  - this site goes on training the finished model for itself"
+    yield ""
     yield "Rounds"
     models = _models(study)
     rounds = planned_rounds(study) if _private(study) else study.training.rounds
@@ -126,12 +135,21 @@ def _leaving(study: Study, policy: PolicySection) -> Iterator[str]:
         yield f"  - codes that at least {least} patients have, with counts, sums, sums of squares"
     noised = ", clipped and noised" if _private(study) else ", not noised"
     yield f"  - after each training round a change of the model's parameters{noised}"
+    if isinstance(study.strategy, Scaffold):
+        yield f"  - with it the change of this site's control variate, a mean gradient{noised}"
     if not _private(study):
         yield "  - the mean training loss"
+    if study.strategy.tells_loss:
+        yield "  - the mean loss of the coordinator's model on the training patients"
+    if study.strategy.wants_variance:
+        yield "  - how much the gradients of training vary, as one number"
     every = study.evaluation.every
     often = f"every {every} rounds and at the end" if every > 1 else "after each round"
     often = often if every else "at the end"
-    yield f"  - {often}: how many patients had which score, in groups of at least {least}"
+    if study.evaluation.existing_score is not None:
+        yield f"  - the same of the score that the site has as {study.evaluation.existing_score}"
+    groups = f"in groups of at least {least}" if policy.score_bins == "merged" else "in fine steps"
+    yield f"  - {often}: how many patients had which score, {groups}"
 
 
 def _cost(study: Study, site: Site) -> Iterator[str]:

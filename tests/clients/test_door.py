@@ -223,3 +223,18 @@ def test_stamped_messages_of_the_coordinator_are_told_apart_by_content(folder, m
     one, other = (instruction_for(make_study("ehr"), n).to_records() for n in (1, 2))
     assert digest_of(one) == digest_of(instruction_for(make_study("ehr"), 1).to_records())
     assert digest_of(one)[0] != digest_of(other)[0]
+
+
+def test_person_reads_what_a_strategy_does_and_keeps_at_the_site(folder, make_study):
+    sgd = {"optimizer": {"name": "sgd", "lr": 0.1}}
+
+    def words(**sections):
+        study = make_study("ehr", training={"rounds": 1, **sgd}, **sections)
+        return "\n".join(approvals.in_plain_words(study, load_site(folder)))
+
+    scaffold = words(strategy={"name": "scaffold"})
+    assert "keeps its control variate" in scaffold and "a mean gradient, not noised" in scaffold
+    assert "loss of the coordinator's model" in words(strategy={"name": "qfedavg"})
+    assert "loss of the coordinator's model" not in words(strategy={"name": "fedavg"})
+    assert "gradients of training vary" in words(strategy={"weighting": "inverse_variance"})
+    assert "goes on training" in words(personalisation={"fine_tune_epochs": 2})
