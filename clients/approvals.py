@@ -146,10 +146,10 @@ def _leaving(study: Study, policy: PolicySection) -> Iterator[str]:
     every = study.evaluation.every
     often = f"every {every} rounds and at the end" if every > 1 else "after each round"
     often = often if every else "at the end"
-    if study.evaluation.existing_score is not None:
-        yield f"  - the same of the score that the site has as {study.evaluation.existing_score}"
     groups = f"in groups of at least {least}" if policy.score_bins == "merged" else "in fine steps"
     yield f"  - {often}: how many patients had which score, {groups}"
+    if study.evaluation.existing_score is not None:
+        yield f"  - the same of the score that the site has as {study.evaluation.existing_score}"
 
 
 def _cost(study: Study, site: Site) -> Iterator[str]:
