@@ -8,7 +8,7 @@ reads or writes a private name of Flower's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 OFFLINE = {
@@ -33,6 +33,7 @@ __all__ = [
     "Run",
     "bundle_of",
     "stamp",
+    "superlink_behind",
     "take_over_clientapp",
     "take_simulated_identity",
 ]
@@ -62,6 +63,21 @@ def bundle_of(pyproject: bytes) -> bytes:
     from flwr.cli.build import build_fab_from_files
 
     return build_fab_from_files({"pyproject.toml": pyproject})[0]
+
+
+def superlink_behind(middleware: Sequence[Any]) -> Callable[[], None]:
+    """Return Flower's ``flower-superlink``, its HTTP application behind Starlette's middleware.
+
+    Raises:
+        RuntimeError: if this version of Flower takes none.
+    """
+    from flwr.superlink import extensions
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    if not callable(getattr(extensions, "get_middleware", None)):
+        raise RuntimeError("this version of Flower takes no middleware")
+    extensions.get_middleware = lambda: tuple(middleware)
+    return flower_superlink
 
 
 def take_over_clientapp(

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import federation.flower  # noqa: F401  (sets the environment before Flower is imported)
+from federation.flower import superlink_behind
 
 FLEET = "/v1/fleet/"
 MOST_BYTES = 2**31
@@ -40,13 +40,7 @@ class LocalOnly:
 
 def main() -> None:
     """Run ``flower-superlink`` with its own arguments."""
-    from flwr.superlink import extensions
-    from flwr.superlink.cli.flower_superlink import flower_superlink
-
-    if not callable(getattr(extensions, "get_middleware", None)):
-        raise RuntimeError("this version of Flower takes no middleware")
-    extensions.get_middleware = lambda: (Middleware(LocalOnly),)
-    flower_superlink()
+    superlink_behind((Middleware(LocalOnly),))()
 
 
 def _bounded(receive: Receive) -> Receive:
