@@ -19,8 +19,11 @@ MINIMUM = 10
 @pytest.fixture(params=[1, 2, 3])
 def sent(request, tmp_path, write_site, make_study):
     """Cells with numbers of patients and of positives, and withheld names, of a site's reply."""
-    folder = write_site(tmp_path / "bern", 230, seed=request.param)
-    study = make_study()
+    # The same patients are held out in every session, so that some subgroups are small.
+    names = ["train", "train", "train", "tuning", "held_out"]
+    splits = {subject: names[subject % 5] for subject in range(1, 231)}
+    folder = write_site(tmp_path / "bern", 230, seed=request.param, splits=splits)
+    study = make_study(split={"by": "given"})
     vocabulary = agreed_vocabulary(study.modalities.ehr)
     weights = build_model(study, vocabulary).weights()
     asked = Instruction(study, vocabulary=vocabulary, weights=weights, split="held_out")
