@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from federation.bodies import Reason
@@ -97,11 +96,6 @@ def files_below(folder: Path, patterns: Iterable[str], what: str) -> list[Path]:
                 remedy="Put the file itself there, or give the folder that holds it as the path.",
             )
     return files
-
-
-def true_at(mask: pa.Array) -> np.ndarray:
-    """Return where a boolean array is true; null is not."""
-    return np.flatnonzero(np.asarray(mask.fill_null(False).to_numpy(zero_copy_only=False)))
 
 
 def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
