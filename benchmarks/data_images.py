@@ -56,7 +56,11 @@ def measure(name: str, source: Path, number: int) -> list[Row]:
         for file in files:
             shutil.copyfile(source, Path(scratch) / file)
         work = partial(
-            picture_or_reason, folder=Path(scratch), size=SIZE, view=View(), kind="dicom"
+            picture_or_reason,
+            folder=Path(scratch),
+            shape=(1, SIZE, SIZE),
+            view=View(),
+            kind="dicom",
         )
         list(spread(work, files[:2], all_cores()))  # starts the process that others come from
         rows, pace = [], {}

@@ -130,10 +130,9 @@ def image_tensor(
         workers: processes that decode; 0 decodes in this one.
 
     Returns:
-        (patients, 1, size, size) float32 in [0, 1].
+        (patients, channels, size, size) float32 in [0, 1].
     """
-    size = section.size
-    values = np.zeros((len(patients), 1, size, size), np.float32)
+    values = np.zeros((len(patients), *section.shape), np.float32)
     present = np.zeros(len(patients), bool)
     unusable: dict[str, set[int]] = {}
     rows, files = _newest_first(patients.events, "IMAGE//")
@@ -145,7 +144,7 @@ def image_tensor(
     read = partial(
         picture_or_reason,
         folder=folder or Path(),
-        size=size,
+        shape=section.shape,
         view=settings.view if settings else View(),
         kind=settings.format if settings else "dicom",
     )
@@ -154,7 +153,7 @@ def image_tensor(
         for place, found in spread(read, [waiting[row].pop(0) for row in asked], workers):
             row = asked[place]
             if isinstance(found, np.ndarray):
-                values[row, 0], present[row] = found, True
+                values[row], present[row] = found, True
             else:
                 reason = found or "the decoder crashed"
                 unusable.setdefault(f"image: {reason}", set()).add(row)

@@ -221,7 +221,11 @@ class Workbench:
         if (image := modalities.image) is not None:
             yield (
                 "image",
-                (*task, repr(image), self._once(("images", file), lambda: images_state(site))),
+                (
+                    *task,
+                    repr(image.shape),
+                    self._once(("images", file), lambda: images_state(site)),
+                ),
                 lambda: image_tensor(
                     self.patients(file, study),
                     image,

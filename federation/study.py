@@ -114,11 +114,30 @@ class EhrSection(Section):
 
 
 class ImageSection(Section):
-    """The latest image before the prediction time, square, in [0, 1]."""
+    """The latest image before the prediction time, in [0, 1].
+
+    A picture, ``size`` x ``size``; with ``planes`` a volume of so many of them.
+    """
 
     encoder: Literal["small_cnn"] = "small_cnn"
     width: PositiveInt = Field(default=64, le=4096)
     size: int = Field(default=64, ge=32, le=1024)
+    channels: Literal[1, 3] = 1
+    planes: int | None = Field(default=None, ge=8, le=256)
+
+    @model_validator(mode="after")
+    def _volumes_have_an_encoder(self) -> ImageSection:
+        if self.planes is not None:
+            raise ValueError(
+                f'encoder "{self.encoder}" takes pictures, not volumes: leave planes away'
+            )
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a patient's image: (channels, size, size) or (channels, planes, size, size)."""
+        depth = () if self.planes is None else (self.planes,)
+        return (self.channels, *depth, self.size, self.size)
 
 
 class TextSection(Section):

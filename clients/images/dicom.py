@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
 from clients.images.dicom_frame import decode_frame, opened
-from clients.images.picture import UnreadableImage, View, between_percentiles, luminance
+from clients.images.picture import UnreadableImage, View, between_percentiles
 from clients.images.selection import check_selected
 from clients.images.volume import frame_order, middle_file
 
@@ -49,11 +49,11 @@ def read_dicom(path: Path, view: View) -> NDArray[np.float32]:
 
     The order follows DICOM PS3.3 C.11: modality LUT or rescale, then ``view.ct_window`` for CT,
     else the VOI LUT or the first window, else the 0.5 and 99.5 percentiles; scaled to [0, 1],
-    MONOCHROME1 inverted. Padding is black. Colour becomes its luminance. Of several frames or
+    MONOCHROME1 inverted. Padding is black. Of several frames or
     slices, sorted along the patient, ``view.slice`` says which.
 
     Returns:
-        (rows, columns) float32 in [0, 1].
+        (rows, columns) float32 in [0, 1]; (rows, columns, 3) red, green, blue of a colour file.
 
     Raises:
         UnreadableImage: with the reason.
@@ -103,8 +103,8 @@ def _display(
         photometric = "RGB"
         header.BitsStored = 8 * stored.dtype.itemsize
     if photometric in ("RGB", "YBR_ICT", "YBR_RCT"):  # decoders turn the latter two into RGB
-        brightness = luminance(stored[..., :3].astype(np.float64)) / (2**header.BitsStored - 1)
-        return np.asarray(np.clip(brightness, 0, 1), np.float32)
+        colours = stored[..., :3].astype(np.float64) / (2**header.BitsStored - 1)
+        return np.asarray(np.clip(colours, 0, 1), np.float32)
     if photometric not in GREY or stored.ndim != 2:
         raise UnreadableImage("the pixels cannot be decoded")
     values = np.asarray(apply_modality_lut(stored, header), np.float64)

@@ -91,9 +91,23 @@ def between_percentiles(
     return np.asarray((values - low) / max(high - low, 1e-6), np.float64)
 
 
-def luminance(colour: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the brightness of (rows, columns, 3) red, green, blue. Source: ITU-R BT.601."""
-    return np.asarray(colour @ np.array([0.299, 0.587, 0.114]), np.float64)
+def in_channels(picture: NDArray[np.float32], channels: int) -> list[NDArray[np.float32]]:
+    """Return the channels that are wanted of a picture, (rows, columns) each.
+
+    One is the brightness, three are red, green and blue, alike where the picture is grey.
+
+    Args:
+        picture: (rows, columns) or (rows, columns, 3) red, green, blue.
+        channels: 1 or 3.
+
+    Source: ITU-R BT.601 (brightness).
+    """
+    if picture.ndim == 2:
+        return [picture] * channels
+    if channels == 1:
+        weights = np.array([0.299, 0.587, 0.114], np.float32)
+        return [np.asarray(picture @ weights, np.float32)]
+    return list(np.moveaxis(picture, -1, 0))
 
 
 def resize(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:

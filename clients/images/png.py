@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.images.picture import UnreadableImage, check_size, luminance
+from clients.images.picture import UnreadableImage, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -15,10 +15,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def read_png(path: Path) -> NDArray[np.float32]:
     """Decode a PNG; the largest value of its bit depth is white.
 
-    Colour becomes its luminance; what is transparent is black.
+    What is transparent is black.
 
     Returns:
-        (rows, columns) float32 in [0, 1].
+        (rows, columns) float32 in [0, 1]; (rows, columns, 3) red, green, blue of a colour file.
 
     Raises:
         UnreadableImage: with the reason.
@@ -44,6 +44,6 @@ def read_png(path: Path) -> NDArray[np.float32]:
             if image.mode in ("1", "L"):
                 return np.asarray(np.asarray(image.convert("L"), np.float32) / 255, np.float32)
             pixels = np.asarray(image.convert("RGBA"), np.float64) / 255
-            return np.asarray(luminance(pixels[..., :3]) * pixels[..., 3], np.float32)
+            return np.asarray(pixels[..., :3] * pixels[..., 3:], np.float32)
     except Exception:  # damaged chunks raise anything at all
         raise UnreadableImage("the pixels cannot be decoded") from None

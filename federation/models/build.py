@@ -38,8 +38,8 @@ class MultimodalModel(nn.Module):
         """Predict.
 
         Args:
-            inputs: ``ehr`` (patients, features) float32; ``image`` (patients, 1, size, size)
-                float32; ``text`` (patients, tokens) int64.
+            inputs: ``ehr`` (patients, features) float32; ``image`` (patients, channels,
+                [planes,] size, size) float32; ``text`` (patients, tokens) int64.
             present: (patients,) bool for each modality; what stands in ``inputs`` where it is
                 False has no influence, not even if it is not a number.
 
@@ -159,8 +159,7 @@ def probe_inputs(
         shape = (patients, vocabulary.places * len(modalities.ehr.aggregates))
         values["ehr"] = torch.randn(shape, generator=generator)
     if modalities.image is not None:
-        size = modalities.image.size
-        values["image"] = torch.rand((patients, 1, size, size), generator=generator)
+        values["image"] = torch.rand((patients, *modalities.image.shape), generator=generator)
     if modalities.text is not None:
         tokens = (patients, modalities.text.max_tokens)
         values["text"] = torch.randint(0, modalities.text.buckets, tokens, generator=generator)

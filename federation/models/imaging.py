@@ -30,11 +30,11 @@ class ToMap(nn.Module):
 class SmallCnn(nn.Module):
     """Four strided convolutions with GroupNorm, a 4 x 4 map, one linear layer."""
 
-    def __init__(self, width: int):
+    def __init__(self, channels: int, width: int):
         super().__init__()
         self.width = width
         layers: list[nn.Module] = []
-        for below, above in zip((1, *CHANNELS), CHANNELS, strict=False):
+        for below, above in zip((channels, *CHANNELS), CHANNELS, strict=False):
             layers += [
                 nn.Conv2d(below, above, 3, stride=2, padding=1),
                 nn.GroupNorm(8, above),
@@ -44,7 +44,7 @@ class SmallCnn(nn.Module):
         self.head = nn.Sequential(nn.Linear(CHANNELS[-1] * MAP * MAP, width), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (patients, 1, size, size) in [0, 1] -> (patients, width)."""
+        """x: (patients, channels, size, size) in [0, 1] -> (patients, width)."""
         centred = (x - 0.5).contiguous(memory_format=torch.channels_last)
         encoded: Tensor = self.head(self.features(centred).flatten(1))
         return encoded
@@ -52,4 +52,4 @@ class SmallCnn(nn.Module):
 
 def build_imaging(section: ImageSection) -> nn.Module:
     """Return the encoder that the study names."""
-    return SmallCnn(section.width)
+    return SmallCnn(section.channels, section.width)

@@ -187,7 +187,7 @@ def _images(tables: SiteTables, folder: Path) -> dict[str, Floats]:
     intensity, texture = np.zeros(BINS), np.zeros(BINS)
     for name in names[::every]:
         try:
-            image = read_image(folder / name, IMAGE_SIZE)
+            (image,) = read_image(folder / name, (1, IMAGE_SIZE, IMAGE_SIZE))
         except UnreadableImage:
             continue
         intensity += _histogram(image)

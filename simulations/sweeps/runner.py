@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ def guess_seconds(study: Study, patients: int, sites: int) -> float:
     private = study.privacy.mechanism != "none"
     seconds = SECONDS_A_STEP * (TIMES_PRIVATE if private else 1)
     if study.modalities.image is not None:
-        pixels = (study.modalities.image.size / 64) ** 2
+        pixels = math.prod(study.modalities.image.shape) / 64**2
         seconds += SECONDS_AN_IMAGE * training.batch_size * pixels
     models = 1 + len(study.evaluation.baselines)
     fixed = TRIAL_STARTS + (ACCOUNTS if private else 0)

@@ -9,8 +9,9 @@ from opacus import GradSampleModule
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from federation.models.build import FlatModel, build_model
+from federation.models.build import FlatModel, build_model, probe_inputs
 from federation.models.imaging import ToMap
+from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 
 PATIENTS = 8
@@ -304,3 +305,14 @@ def test_opacus_accepts_the_model_and_its_per_sample_gradients_equal_a_loop(buil
 def test_the_map_before_the_head_is_torchs_adaptive_average(side):
     x = torch.randn(3, 8, side, side)
     assert torch.equal(ToMap()(x), torch.nn.functional.adaptive_avg_pool2d(x, 4))
+
+
+def test_colour_images_reach_the_encoder_in_three_channels(make_study):
+    document = make_study("image").to_dict()
+    document["modalities"]["image"]["channels"] = 3
+    study = Study.model_validate(document)
+    model = build_model(study, None)
+    inputs, present = probe_inputs(study, None)
+    assert inputs["image"].shape == (3, 3, 32, 32)
+    reordered = {"image": inputs["image"].flip(1)}
+    assert not torch.allclose(model.module(inputs, present), model.module(reordered, present))

@@ -88,6 +88,8 @@ def test_unknown_key_names_the_nearest_valid_one(tmp_path, key, guess):
         ("modalities.ehr.aggregates=[]", "modalities.ehr.aggregates", "at least 1"),
         ("modalities.ehr.aggregates=['mode']", "modalities.ehr.aggregates", "is not one of"),
         ("modalities.image.size=8", "modalities.image.size", "greater than or equal to 32"),
+        ("modalities.image.channels=2", "modalities.image.channels", '"2" is not one of 1 or 3'),
+        ("modalities.image.planes=16", "modalities.image", '"small_cnn" takes pictures'),
         ("privacy.mechanism=dp_sgd", "privacy", "needs an epsilon"),
         ("privacy.epsilon=2.0", "privacy", 'mechanism "none" protects nobody'),
         ("privacy.epsilon=-1.0", "privacy.epsilon", "greater than 0"),
@@ -283,6 +285,8 @@ def test_every_single_value_changes_the_fingerprint(make_study):
             table |= {"rule": "fixed", "value": 0.5}
         elif path == ("training", "optimizer", "momentum"):
             continue  # an option of sgd alone; below
+        elif path[-1] == "channels":
+            table["channels"] = 3
         elif isinstance(value, bool):
             table[path[-1]] = not value
         elif isinstance(value, int):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clients.images.dicom import read_dicom
-from clients.images.picture import Refusal, UnreadableImage, View, resize
+from clients.images.picture import Refusal, UnreadableImage, View, in_channels, resize
 from clients.images.read import read_image
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "dicom_samples"
@@ -27,13 +27,18 @@ def written(tmp_path, write_dicom):
     return write
 
 
+def fitted(file, size):
+    """A grey picture in a square."""
+    return read_image(file, (1, size, size))[0]
+
+
 def ramp(kind=np.uint8, top=255):
     return np.linspace(0, top, 64 * 64).reshape(64, 64).astype(kind)
 
 
 def test_both_monochrome_interpretations_give_the_same_picture(written):
-    bright = read_image(written(ramp()), 64)
-    inverted = read_image(written(255 - ramp(), photometric="MONOCHROME1"), 64)
+    bright = fitted(written(ramp()), 64)
+    inverted = fitted(written(255 - ramp(), photometric="MONOCHROME1"), 64)
     np.testing.assert_allclose(inverted, bright, atol=1e-5)
     assert bright[0, 0] < 0.01
     assert bright[-1, -1] > 0.99
@@ -44,17 +49,17 @@ def test_both_monochrome_interpretations_give_the_same_picture(written):
     [(np.uint8, 8, 255), (np.uint16, 12, 4095), (np.uint16, 16, 65535), (np.int16, 16, 32767)],
 )
 def test_bit_depth_does_not_change_the_picture(written, kind, bits, top):
-    expected = read_image(written(ramp(np.uint16, 65535)), 64)
-    found = read_image(written(ramp(kind, top), bits=bits), 64)
+    expected = fitted(written(ramp(np.uint16, 65535)), 64)
+    found = fitted(written(ramp(kind, top), bits=bits), 64)
     np.testing.assert_allclose(found, expected, atol=1 / 200)
 
 
 def test_signed_values_and_rescale_keep_their_order(written):
     stored = (ramp(np.int16, 2000) - 1000).astype(np.int16)
-    plain = read_image(written(stored), 64)
-    rescaled = read_image(written(stored, RescaleSlope=2, RescaleIntercept=-1024), 64)
+    plain = fitted(written(stored), 64)
+    rescaled = fitted(written(stored, RescaleSlope=2, RescaleIntercept=-1024), 64)
     np.testing.assert_allclose(rescaled, plain, atol=1e-5)
-    falling = read_image(written(stored, RescaleSlope=-1, RescaleIntercept=0), 64)
+    falling = fitted(written(stored, RescaleSlope=-1, RescaleIntercept=0), 64)
     np.testing.assert_allclose(falling, 1 - plain, atol=1e-5)
 
 
@@ -63,22 +68,22 @@ def test_window_is_applied_after_rescale(written):
     file = written(
         stored, RescaleSlope=1, RescaleIntercept=-1000, WindowCenter=0, WindowWidth=400, bits=12
     )
-    image = read_image(file, 64)
+    image = fitted(file, 64)
     values = stored.astype(float) - 1000
     expected = np.clip((values + 0.5) / 399 + 0.5, 0, 1)  # DICOM PS3.3 C.11.2.1.2
     np.testing.assert_allclose(image, expected, atol=1e-3)
 
 
 def test_first_of_several_windows_is_used(written):
-    one = read_image(written(ramp(), WindowCenter=100, WindowWidth=50), 64)
-    several = read_image(written(ramp(), WindowCenter=[100, 10], WindowWidth=[50, 5]), 64)
+    one = fitted(written(ramp(), WindowCenter=100, WindowWidth=50), 64)
+    several = fitted(written(ramp(), WindowCenter=[100, 10], WindowWidth=[50, 5]), 64)
     assert np.array_equal(one, several)
 
 
 def test_without_a_window_the_extremes_do_not_set_the_contrast(written):
     pixels = ramp(np.uint16, 1000)
     pixels[0, 0] = 60_000  # a burnt-in marker
-    image = read_image(written(pixels), 64)
+    image = fitted(written(pixels), 64)
     assert image.mean() == pytest.approx(0.5, abs=0.02)
 
 
@@ -86,7 +91,7 @@ def test_without_a_window_the_extremes_do_not_set_the_contrast(written):
 def test_picture_that_is_not_square_is_padded_and_keeps_its_proportions(written, shape):
     pixels = np.full(shape, 200, np.uint8)
     pixels[0, 0] = 0
-    image = read_image(written(pixels, WindowCenter=100, WindowWidth=200), 64)
+    image = fitted(written(pixels, WindowCenter=100, WindowWidth=200), 64)
     assert image.shape == (64, 64)
     bright = (image > 0.5).any(1).sum(), (image > 0.5).any(0).sum()
     ratio = 64 / max(shape)
@@ -105,7 +110,7 @@ def test_shrinking_averages_areas():
 @pytest.mark.parametrize("size", [32, 64, 100])
 def test_values_stay_between_0_and_1_as_float32(written, size):
     noise = np.random.default_rng(0).integers(0, 65535, (50, 70), np.uint16)
-    image = read_image(written(noise), size)
+    image = fitted(written(noise), size)
     assert image.dtype == np.float32
     assert image.shape == (size, size)
     assert 0 <= image.min() <= image.max() <= 1
@@ -113,12 +118,12 @@ def test_values_stay_between_0_and_1_as_float32(written, size):
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_uniform_picture_is_finite(written, value):
-    assert np.isfinite(read_image(written(np.full((16, 16), value, np.uint8)), 32)).all()
+    assert np.isfinite(fitted(written(np.full((16, 16), value, np.uint8)), 32)).all()
 
 
 def refusal(file):
     with pytest.raises(UnreadableImage) as caught:
-        read_image(file, 32)
+        fitted(file, 32)
     text = str(caught.value)
     assert text in REASONS
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
@@ -151,12 +156,23 @@ def test_wanted_frame_is_shown_of_several(written, place, grey):
     np.testing.assert_allclose(picture, grey / 255, atol=0.005)
 
 
-def test_colour_becomes_its_luminance(written):
+def test_colour_is_kept_for_three_channels_and_becomes_its_brightness_for_one(written):
     pixels = np.zeros((1, 3), np.uint8)
     colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
     more = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PixelData": colours.tobytes() + b"\0"}
     file = written(pixels, photometric="RGB", **more)
-    np.testing.assert_allclose(read_dicom(file, View()), [[0.299, 0.587, 0.114]], atol=1e-3)
+    np.testing.assert_allclose(read_dicom(file, View()), [np.eye(3)], atol=1e-3)
+    brightness = np.array([[0.299, 0.587, 0.114]])
+    np.testing.assert_allclose(in_channels(read_dicom(file, View()), 1)[0], brightness, atol=1e-3)
+    squares = read_image(file, (3, 3, 3))
+    np.testing.assert_allclose(squares[:, 1], np.eye(3), atol=1e-3)
+    assert not squares[:, [0, 2]].any()
+
+
+def test_grey_is_repeated_for_three_channels(written):
+    file = written(ramp())
+    found = read_image(file, (3, 16, 16))
+    np.testing.assert_array_equal(found, np.stack([fitted(file, 16)] * 3))
 
 
 def test_palette_is_looked_up(written):
@@ -167,7 +183,7 @@ def test_palette_is_looked_up(written):
         tags[f"{colour}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
         tags[f"{colour}PaletteColorLookupTableData"] = table.tobytes()
     file = written(np.array([[1, 2], [3, 0]], np.uint8), photometric="PALETTE COLOR", **tags)
-    expected = [[0.299, 0.587], [0.114, 0]]
+    expected = np.eye(4, 3).reshape(2, 2, 3)
     np.testing.assert_allclose(read_dicom(file, View()), expected, atol=1e-3)
 
 
@@ -252,7 +268,7 @@ def test_free_text_in_a_number_does_not_get_into_the_reason(written, tag, value)
 
 def image_or_reason(file):
     try:
-        return read_image(file, 64)
+        return fitted(file, 64)
     except UnreadableImage as error:
         return str(error)
 
@@ -308,6 +324,6 @@ def test_what_is_no_file_is_unreadable_and_never_waited_for(tmp_path, monkeypatc
     signal.alarm(10)
     try:
         with pytest.raises(UnreadableImage, match=r"not a DICOM file|no pixels"):
-            read_image(tmp_path / "x.dcm", 32)
+            fitted(tmp_path / "x.dcm", 32)
     finally:
         signal.alarm(0)

@@ -42,7 +42,7 @@ def test_both_ways_round_and_signed_values_show_the_same_change(tmp_path, write_
     for name, (pixels, photometric) in stored.items():
         source = write_dicom(tmp_path / f"{name}.dcm", pixels, photometric=photometric)
         assert rewrite(source, tmp_path / f"{name}-b.dcm", TONE, "same") == ""
-        shown.append(read_image(tmp_path / f"{name}-b.dcm", 24))
+        shown.append(read_image(tmp_path / f"{name}-b.dcm", (1, 24, 24))[0])
     assert shown[1] == pytest.approx(shown[0], abs=2e-3)
     assert shown[2] == pytest.approx(shown[0], abs=2e-3)
 
