@@ -46,6 +46,11 @@ class TaskSection(Section):
     kind: Literal["binary"] = "binary"
     label: str = Field(min_length=1)
 
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives for a patient."""
+        return 1
+
 
 class Fractions(Section):
     """Shares of a site's patients; they sum to one."""

@@ -44,7 +44,7 @@ class MultimodalModel(nn.Module):
                 False has no influence, not even if it is not a number.
 
         Returns:
-            Logits, (patients,) float32.
+            Logits, float32: (patients,) of a task with one output, else (patients, outputs).
         """
         # Before the encoders: masking what comes out of them leaves 0 x NaN in their gradients.
         encoded = {
@@ -132,7 +132,7 @@ def build_model(
         if modalities.text is not None:
             encoders["text"] = build_text(modalities.text)
         widths = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
-        fusion = build_fusion(study.fusion.kind, widths)
+        fusion = build_fusion(study.fusion.kind, widths, study.task.outputs)
         whole = MultimodalModel(encoders, fusion).to(device or torch.device("cpu"))
         strategy = study.strategy
         if strategy.local_part and not _own(whole, strategy.local_part):

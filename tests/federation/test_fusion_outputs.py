@@ -1,0 +1,40 @@
+"""Fusions with several outputs: each output is what a fusion of one output would give."""
+
+import pytest
+import torch
+
+from federation.models.fusion import build_fusion
+
+WIDTHS = {"ehr": 5, "text": 3}
+KINDS = ("late", "early", "cross_attention")
+
+
+def encoded(patients=6):
+    generator = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(patients, w, generator=generator) for name, w in WIDTHS.items()}
+    masks = torch.rand(2, patients, generator=generator) < 0.6
+    return values, dict(zip(WIDTHS, masks, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_of_several_is_that_of_a_fusion_with_its_rows_alone(kind):
+    values, present = encoded()
+    several = build_fusion(kind, WIDTHS, 3)
+    logits = several(values, present)
+    assert logits.shape == (6, 3)
+    for output in range(3):
+        alone = build_fusion(kind, WIDTHS)
+        state = {
+            name: value if value.shape == alone.state_dict()[name].shape else value[[output]]
+            for name, value in several.state_dict().items()
+        }
+        alone.load_state_dict(state)
+        torch.testing.assert_close(alone(values, present), logits[:, output])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_absent_modality_moves_no_output(kind):
+    values, present = encoded()
+    fusion = build_fusion(kind, WIDTHS, 4)
+    other = {n: torch.where(present[n][:, None], v, 9.0) for n, v in values.items()}
+    assert torch.equal(fusion(values, present), fusion(other, present))
