@@ -15,8 +15,9 @@ from clients.budget import cap, planned_rounds
 from clients.ledger import site_ledger
 from clients.ledger_file import LEDGER
 from clients.site import PolicySection, Site
+from federation.modalities import Modality
 from federation.strategies.averaging import Scaffold
-from federation.study import Modality, Study
+from federation.study import Study
 
 SOURCES: dict[Modality, str] = {
     "ehr": "coded events and their values",

@@ -20,8 +20,8 @@ from clients.images.picture import View
 from clients.images.pool import spread
 from clients.images.read import picture_or_reason
 from clients.images.settings import ImagesSection
-from federation.models.text import PADDING
-from federation.study import EhrSection, ImageSection, TextSection
+from federation.modalities import EhrSection, ImageSection, TextSection
+from federation.models.encoders.hashed import PADDING
 from federation.vocabulary import CodeMoments, Vocabulary, bucket_of
 
 EVENTS_AT_ONCE = 1_000_000

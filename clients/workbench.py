@@ -21,7 +21,8 @@ from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from clients.store import CohortStore
 from federation.errors import UserError
-from federation.models.build import FlatModel, build_model, probe_inputs
+from federation.models.build import FlatModel, build_model
+from federation.models.inputs import probe_inputs
 from federation.models.losses import patient_losses
 from federation.models.stacked import StackedModel, can_stack
 from federation.privacy.clipping import ClippedSum, clipped_sum

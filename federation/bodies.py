@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from federation.metrics.summary import ScoreSummary
-from federation.study import Modality, Split
+from federation.modalities import Modality
+from federation.study import Split
 from federation.subgroups import CELLS, WHOLE_SITE
 from federation.validation import Section
 from federation.vocabulary import CodeMoments

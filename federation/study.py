@@ -15,21 +15,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from federation.arrival import ArrivalSection
 from federation.combinations import conflicts
 from federation.errors import UserError
 from federation.faults import FaultsSection
 from federation.metrics.summary import THRESHOLDS
+from federation.modalities import ModalitiesSection, Modality
 from federation.strategies import StrategySection
 from federation.strategies.averaging import FedAvg
 from federation.training import PersonalisationSection, SelectionSection, TrainingSection
 from federation.validation import Section, read_toml, validate
 
 Split = Literal["train", "tuning", "held_out"]
-Modality = Literal["ehr", "image", "text"]
-MODALITIES: tuple[Modality, ...] = ("ehr", "image", "text")
 
 
 class StudySection(Section):
@@ -76,101 +75,6 @@ class SplitSection(Section):
 
     by: Literal["patient", "time", "given"] = "patient"
     fractions: Fractions = Fractions()
-
-
-Aggregate = Literal["last", "mean", "count", "slope", "since", "present"]
-
-
-class EhrSection(Section):
-    """Events before the prediction time, as aggregates over a window.
-
-    ``vocabulary``: ``hashed`` gives each code of ``reference_ranges`` and ``codes`` a place of
-    its own and hashes the pieces of every other code into ``buckets``; ``listed`` uses the
-    named codes alone; ``prepared`` asks the sites for suppressed counts and moments first.
-    """
-
-    encoder: Literal["linear", "mlp"] = "mlp"
-    width: PositiveInt = Field(default=64, le=4096)
-    vocabulary: Literal["hashed", "listed", "prepared"] = "hashed"
-    buckets: PositiveInt = Field(default=256, le=1_048_576)
-    vocabulary_size: PositiveInt = Field(default=512, le=131_072)
-    reference_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    codes: tuple[str, ...] = ()
-    aggregates: tuple[Aggregate, ...] = Field(
-        default=("last", "mean", "count", "slope", "since", "present"), min_length=1
-    )
-    window_hours: PositiveFloat | None = None
-    age: bool = True
-
-    @field_validator("reference_ranges")
-    @classmethod
-    def _ordered(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        for code, (low, high) in ranges.items():
-            if not low < high:
-                raise ValueError(f"{code}: low must be below high, found [{low:g}, {high:g}]")
-        # In one order, as in the fingerprint: it decides the places of the codes.
-        return dict(sorted(ranges.items()))
-
-    @model_validator(mode="after")
-    def _something_listed(self) -> EhrSection:
-        if self.vocabulary == "listed" and not self.reference_ranges and not self.codes:
-            raise ValueError('vocabulary "listed" needs codes or reference_ranges')
-        return self
-
-
-class ImageSection(Section):
-    """The latest image before the prediction time, in [0, 1].
-
-    A picture, ``size`` x ``size``; with ``planes`` a volume of so many of them.
-    """
-
-    encoder: Literal["small_cnn"] = "small_cnn"
-    width: PositiveInt = Field(default=64, le=4096)
-    size: int = Field(default=64, ge=32, le=1024)
-    channels: Literal[1, 3] = 1
-    planes: int | None = Field(default=None, ge=8, le=256)
-
-    @model_validator(mode="after")
-    def _volumes_have_an_encoder(self) -> ImageSection:
-        if self.planes is not None:
-            raise ValueError(
-                f'encoder "{self.encoder}" takes pictures, not volumes: leave planes away'
-            )
-        return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a patient's image: (channels, size, size) or (channels, planes, size, size)."""
-        depth = () if self.planes is None else (self.planes,)
-        return (self.channels, *depth, self.size, self.size)
-
-
-class TextSection(Section):
-    """The notes before the prediction time, newest first, as hashed words and word pairs."""
-
-    encoder: Literal["hashed"] = "hashed"
-    width: PositiveInt = Field(default=64, le=4096)
-    buckets: PositiveInt = Field(default=2048, le=1_048_576)
-    max_tokens: PositiveInt = Field(default=128, le=4096)
-
-
-class ModalitiesSection(Section):
-    """Which modalities the model sees; at least one."""
-
-    ehr: EhrSection | None = None
-    image: ImageSection | None = None
-    text: TextSection | None = None
-
-    @model_validator(mode="after")
-    def _at_least_one(self) -> ModalitiesSection:
-        if not self.names:
-            raise ValueError("give at least one of [modalities.ehr], .image, .text")
-        return self
-
-    @property
-    def names(self) -> tuple[Modality, ...]:
-        """The modalities in use, in their fixed order."""
-        return tuple(name for name in MODALITIES if getattr(self, name) is not None)
 
 
 class FusionSection(Section):
@@ -327,7 +231,7 @@ class Study(Section):
     def logistic_regression(self) -> Study:
         """Return the same study of health records alone, with the simplest model there is."""
         assert self.modalities.ehr is not None
-        linear = self.modalities.ehr.model_copy(update={"encoder": "linear"})
+        linear = self.modalities.ehr.with_encoder("linear")
         return self._with(
             modalities=ModalitiesSection(ehr=linear), fusion=FusionSection(kind="late")
         )

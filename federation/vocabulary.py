@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from federation.study import EhrSection
+from federation.modalities import EhrSection
 
 AGE = "AGE//AT_PREDICTION"
 """Our own code for the age in years at the prediction time."""

@@ -15,9 +15,9 @@ from typing import Any
 from federation.bodies import TrainBody
 from federation.errors import UserError
 from federation.messages import TRAIN
+from federation.modalities import Modality
 from federation.models.build import Vector, build_model
 from federation.reduce import UpdateRejected, screen
-from federation.study import Modality
 from server.exchange import Answer
 from server.rounds import RoundsResult, run_rounds
 from server.scoring import Scored, evaluate, evaluate_each, scored_finished

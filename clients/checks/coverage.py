@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clients.checks.finding import Finding, named, plural
 from clients.checks.signals import Signal
-from federation.study import EhrSection
+from federation.modalities import EhrSection
 from federation.validation import nearest
 from federation.vocabulary import AGE, NOT_FEATURES, agreed_vocabulary
 

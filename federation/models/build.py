@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from federation.errors import UserError
 from federation.layout import LOCAL
-from federation.models.ehr import build_ehr
 from federation.models.fusion import build_fusion
-from federation.models.imaging import build_imaging
-from federation.models.text import build_text
 from federation.randomness import derive_seed
 from federation.reduce import Part
 from federation.strategies.base import LocalPart
@@ -38,8 +35,8 @@ class MultimodalModel(nn.Module):
         """Predict.
 
         Args:
-            inputs: ``ehr`` (patients, features) float32; ``image`` (patients, channels,
-                [planes,] size, size) float32; ``text`` (patients, tokens) int64.
+            inputs: for each modality (patients, ...) of what its encoder reads, as in
+                `federation.models.inputs`.
             present: (patients,) bool for each modality; what stands in ``inputs`` where it is
                 False has no influence, not even if it is not a number.
 
@@ -121,16 +118,10 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(study.study.seed, "initial weights"))
-        encoders: dict[str, nn.Module] = {}
-        modalities = study.modalities
-        if modalities.ehr is not None:
-            assert vocabulary is not None
-            features = vocabulary.places * len(modalities.ehr.aggregates)
-            encoders["ehr"] = build_ehr(modalities.ehr, features)
-        if modalities.image is not None:
-            encoders["image"] = build_imaging(modalities.image)
-        if modalities.text is not None:
-            encoders["text"] = build_text(modalities.text)
+        places = 0 if vocabulary is None else vocabulary.places
+        encoders = {
+            name: section.chosen.build(section, places) for name, section in study.modalities.used
+        }
         widths = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
         fusion = build_fusion(study.fusion.kind, widths, study.task.outputs)
         whole = MultimodalModel(encoders, fusion).to(device or torch.device("cpu"))
@@ -143,32 +134,6 @@ def build_model(
                 remedy="The image encoder has some; without images take another strategy.",
             )
         return FlatModel(whole, strategy.local_part)
-
-
-def probe_inputs(
-    study: Study, vocabulary: Vocabulary | None, patients: int = 3
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return made-up arguments of the study's model, to try it with before it sees a patient.
-
-    Every patient differs from the others, and lacks another modality where there are several.
-    """
-    generator = torch.Generator().manual_seed(0)
-    modalities, values = study.modalities, {}
-    if modalities.ehr is not None:
-        assert vocabulary is not None
-        shape = (patients, vocabulary.places * len(modalities.ehr.aggregates))
-        values["ehr"] = torch.randn(shape, generator=generator)
-    if modalities.image is not None:
-        values["image"] = torch.rand((patients, *modalities.image.shape), generator=generator)
-    if modalities.text is not None:
-        tokens = (patients, modalities.text.max_tokens)
-        values["text"] = torch.randint(0, modalities.text.buckets, tokens, generator=generator)
-    names = list(values)
-    absent = range(len(names)) if len(names) > 1 else ()
-    present = {name: torch.ones(patients, dtype=torch.bool) for name in names}
-    for k in absent:
-        present[names[k]][k % patients] = False
-    return values, present
 
 
 def _own(module: MultimodalModel, local_part: LocalPart) -> set[str]:

@@ -11,7 +11,8 @@ from clients.cohort import SPLITS, read_patients
 from clients.features import ehr_tensor
 from clients.site import load_site
 from federation.errors import UserError
-from federation.study import EhrSection, SplitSection, TaskSection
+from federation.modalities import EhrSection
+from federation.study import SplitSection, TaskSection
 from federation.vocabulary import AGE, agreed_vocabulary
 
 NOON = datetime(2024, 6, 1, 12)

@@ -22,7 +22,8 @@ from clients.features import (
     tokens_of,
 )
 from clients.site import load_site
-from federation.study import EhrSection, ImageSection, SplitSection, TaskSection, TextSection
+from federation.modalities import EhrSection, ImageSection, TextSection
+from federation.study import SplitSection, TaskSection
 from federation.vocabulary import AGE, Scale, Vocabulary, agreed_vocabulary, bucket_of
 
 NOON = datetime(2024, 6, 1, 12)

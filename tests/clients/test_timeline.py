@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clients.features import ehr_tensor
 from clients.sources.schema import EVENT_SCHEMA
 from clients.timeline import build_timeline
-from federation.study import EhrSection
+from federation.modalities import EhrSection
 from federation.vocabulary import agreed_vocabulary
 
 START = datetime(2024, 1, 1)

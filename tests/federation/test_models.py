@@ -9,8 +9,9 @@ from opacus import GradSampleModule
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from federation.models.build import FlatModel, build_model, probe_inputs
-from federation.models.imaging import ToMap
+from federation.models.build import FlatModel, build_model
+from federation.models.encoders.small_cnn import ToMap
+from federation.models.inputs import probe_inputs
 from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.study import EhrSection
+from federation.modalities import EhrSection
 from federation.vocabulary import (
     AGE,
     CodeMoments,

@@ -18,7 +18,7 @@ from clients.cohort import read_patients
 from clients.features import image_tensor, text_tensor
 from clients.site import load_site
 from federation.errors import UserError
-from federation.study import ImageSection, TextSection
+from federation.modalities import ImageSection, TextSection
 from federation.validation import read_toml
 from simulations.shipping import packed, unpack
 from wardround.__main__ import cli

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from federation.study import TextSection
+from federation.modalities import TextSection
 
 PADDING = 0
 
@@ -27,6 +27,6 @@ class HashedText(nn.Module):
         return encoded
 
 
-def build_text(section: TextSection) -> nn.Module:
-    """Return the encoder that the study names."""
+def build(section: TextSection, places: int) -> HashedText:
+    """See `federation.models.registry.Encoder`."""
     return HashedText(section.buckets, section.width)

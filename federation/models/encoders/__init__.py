@@ -1,0 +1,1 @@
+"""The encoders, one file each; ``federation.models.registry`` lists them."""

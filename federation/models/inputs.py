@@ -1,0 +1,54 @@
+"""What the tensor of each modality looks like, by what its encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from federation.models.registry import Reads
+from federation.study import Study
+from federation.vocabulary import Vocabulary
+
+Probe = Callable[[Any, int, int, torch.Generator], Tensor]
+
+
+def aggregates(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
+    """(patients, places x aggregates) float32."""
+    return torch.randn((patients, places * len(section.aggregates)), generator=generator)
+
+
+def images(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
+    """(patients, channels, [planes,] size, size) float32 in [0, 1]."""
+    return torch.rand((patients, *section.shape), generator=generator)
+
+
+def notes(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
+    """(patients, tokens) int64; 0 is padding."""
+    shape = (patients, section.max_tokens)
+    return torch.randint(0, section.buckets + 1, shape, generator=generator)
+
+
+PROBES: Mapping[Reads, Probe] = {"aggregates": aggregates, "images": images, "notes": notes}
+"""Each makes up a tensor, as the patients' is described in its first line."""
+
+
+def probe_inputs(
+    study: Study, vocabulary: Vocabulary | None, patients: int = 3
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return made-up arguments of the study's model, to try it with before it sees a patient.
+
+    Every patient differs from the others, and lacks another modality where there are several.
+    """
+    generator = torch.Generator().manual_seed(0)
+    places = 0 if vocabulary is None else vocabulary.places
+    values = {
+        name: PROBES[section.chosen.reads](section, places, patients, generator)
+        for name, section in study.modalities.used
+    }
+    present = {name: torch.ones(patients, dtype=torch.bool) for name in values}
+    for k, name in enumerate(values if len(values) > 1 else ()):
+        present[name][k % patients] = False
+    return values, present

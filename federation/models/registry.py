@@ -1,0 +1,76 @@
+"""Which encoders there are: one line each, and one file each in ``federation.models.encoders``.
+
+Nothing here imports torch, so that a study can be read, and the table printed, in no time. An
+encoder's file is imported when a model with it is built, and the packages that it needs with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Reads = Literal["aggregates", "events", "images", "notes"]
+"""What an encoder takes of a modality: each is prepared at the site in a way of its own."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One encoder of one modality.
+
+    Attributes:
+        file: its module in ``federation.models.encoders``. There, ``build(section, places)``
+            returns the encoder of a study's table; ``places`` is how many the EHR vocabulary has,
+            0 for other modalities. The encoder maps (patients, ...) to (patients, ``width``).
+        reads: what it takes.
+        summary: one line.
+        source: the paper; empty for what has none.
+        options: keys of the study's table that not every encoder of the modality takes.
+        volumes: whether it takes volumes too, where it reads images.
+    """
+
+    file: str
+    reads: Reads
+    summary: str
+    source: str = ""
+    options: frozenset[str] = frozenset()
+    volumes: bool = False
+
+    def build(self, section: Any, places: int = 0) -> nn.Module:
+        """Build the encoder, with weights from torch's random numbers.
+
+        Args:
+            section: the study's table of the modality.
+            places: of the EHR vocabulary.
+        """
+        module = import_module(f"federation.models.encoders.{self.file}")
+        return cast("Callable[[Any, int], nn.Module]", module.build)(section, places)
+
+
+_AGGREGATES = frozenset({"aggregates"})
+
+EHR: Mapping[str, Encoder] = {
+    "linear": Encoder("linear", "aggregates", "the aggregates as they are", "", _AGGREGATES),
+    "mlp": Encoder("mlp", "aggregates", "two linear layers", "", _AGGREGATES),
+}
+IMAGE: Mapping[str, Encoder] = {
+    "small_cnn": Encoder("small_cnn", "images", "four convolutions and a layer over a 4 x 4 map"),
+}
+TEXT: Mapping[str, Encoder] = {
+    "hashed": Encoder("hashed", "notes", "mean of the vectors of words and pairs, and a layer"),
+}
+ENCODERS: Mapping[str, Mapping[str, Encoder]] = {"ehr": EHR, "image": IMAGE, "text": TEXT}
+
+
+def foreign_options(encoders: Mapping[str, Encoder], name: str) -> frozenset[str]:
+    """Return the keys that other encoders of the modality take and this one does not.
+
+    >>> sorted(foreign_options(EHR, "mlp"))
+    []
+    """
+    every = frozenset().union(*(encoder.options for encoder in encoders.values()))
+    return every - encoders[name].options
