@@ -1,70 +1,70 @@
-"""The metrics of some patients as metrics.json has them: one cell, or an average over sites."""
+"""The metrics of some patients as metrics.json has them: cells, or an average over sites."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from federation.metrics.calibration import brier_parts, expected_calibration_error
-from federation.metrics.decisions import at_threshold
+from federation.metrics.calibration import binned, briers, intercepts, slopes
+from federation.metrics.column import Column
+from federation.metrics.decisions import Decisions, decided
 from federation.metrics.estimate import NO_PATIENTS, Estimate, Z
-from federation.metrics.intervals import (
-    bootstrapped,
-    delong,
-    resample,
-)
-from federation.metrics.summary import ScoreSummary
-from federation.metrics.utility import net_benefit
+from federation.metrics.intervals import auprcs, aurocs, curve_ends, delong
+from federation.metrics.stack import Stack, stack_of, stacks
+from federation.metrics.summary import Confusion, ScoreSummary
+from federation.metrics.utility import benefit_curves
 from server.operating import Operating
 
 Cell = dict[str, Any]
 
 
 def cell(summary: ScoreSummary) -> Cell:
-    """Every metric of one cell with its interval; the same bits for the same summary."""
-    if not summary.n:
-        return {"suppressed": NO_PATIENTS}
-    drawn = resample(summary, _generator(summary))
-    sampled = {name: one.to_json() for name, one in bootstrapped(summary, drawn).items()}
-    parts = brier_parts(summary)
-    return {
-        "n": summary.n,
-        "positives": summary.positives,
-        "auroc": delong(summary).to_json(),
-        "auprc": sampled["auprc"],
-        "sensitivity_at_90_specificity": sampled["sensitivity_at_90_specificity"],
-        "specificity_at_90_sensitivity": sampled["specificity_at_90_sensitivity"],
-        "brier": sampled["brier"],
-        "brier_calibration": _bare(parts.calibration),
-        "brier_refinement": _bare(parts.refinement),
-        "ece": _bare(expected_calibration_error(summary)),
-        "calibration_slope": sampled["calibration_slope"],
-        "calibration_intercept": sampled["calibration_intercept"],
-        "net_benefit": [point.to_json() for point in net_benefit(summary)],
-    }
+    """Every metric of one cell with its interval."""
+    return cells([summary])[0]
 
 
-def decided(summaries: Mapping[str, ScoreSummary], operating: Operating) -> Cell:
-    """``at_threshold`` of the patients of some sites together, each site at its threshold."""
-    confusion, reason = operating.confusion(summaries)
-    if confusion is None:
-        return {"threshold": None, "reason": reason}
-    common = operating.common
-    if common is None and len(summaries) == 1:
-        common = operating.at(next(iter(summaries)))
-    threshold = None if common is None else common.value
-    rates = at_threshold(confusion, threshold)
-    undefined = [site for site in summaries if operating.at(site).value is None]
-    return {
-        "threshold": threshold,
-        **{name: one.to_json() for name, one in rates.items()},
-        **({"undefined_at": undefined} if undefined else {}),
-    }
+def cells(summaries: Sequence[ScoreSummary]) -> list[Cell]:
+    """Every metric of each cell with its interval; the same bits for the same summary."""
+    found: list[Cell] = [{"suppressed": NO_PATIENTS} for _ in summaries]
+    for places, stack in stacks(summaries):
+        for place, filled, one in zip(places, stack.n > 0, _cells(stack), strict=True):
+            if filled:
+                found[place] = one
+    return found
+
+
+def decisions(asked: Sequence[Mapping[str, ScoreSummary]], operating: Operating) -> list[Cell]:
+    """``at_threshold`` of the patients of some sites together, each site at its threshold.
+
+    Args:
+        asked: for each cell its summaries by site.
+        operating: the thresholds.
+    """
+    counted = [operating.confusion(summaries) for summaries in asked]
+    thresholds = [_threshold(summaries, operating) for summaries in asked]
+    columns = decided(
+        Decisions.of(confusion or Confusion(0, 0, 0, 0) for confusion, _ in counted),
+        np.array([math.nan if at is None else at for at in thresholds]),
+    )
+    rows = zip(*(one.to_json() for one in columns.values()), strict=True)
+    found: list[Cell] = []
+    for summaries, (confusion, reason), at, row in zip(
+        asked, counted, thresholds, rows, strict=True
+    ):
+        if confusion is None:
+            found.append({"threshold": None, "reason": reason})
+            continue
+        told = {"threshold": at, **dict(zip(columns, row, strict=True))}
+        if at is None:
+            del told["net_benefit"]
+        if undefined := [site for site in summaries if operating.at(site).value is None]:
+            told["undefined_at"] = undefined
+        found.append(told)
+    return found
 
 
 def averaged(summaries: Mapping[str, ScoreSummary]) -> Cell:
@@ -75,10 +75,10 @@ def averaged(summaries: Mapping[str, ScoreSummary]) -> Cell:
     seen = {site: summary for site, summary in summaries.items() if summary.n}
     estimates: dict[str, dict[str, Estimate]] = {"auroc": {}, "auprc": {}, "brier": {}}
     for site, summary in seen.items():
-        sampled = bootstrapped(summary, resample(summary, _generator(summary)))
-        estimates["auroc"][site] = delong(summary)
-        estimates["auprc"][site] = sampled["auprc"]
-        estimates["brier"][site] = sampled["brier"]
+        stack = stack_of(summary)
+        estimates["auroc"][site] = aurocs(stack).at(0)
+        estimates["auprc"][site] = auprcs(stack).at(0)
+        estimates["brier"][site] = briers(stack).at(0)
     return {
         "n": sum(summary.n for summary in seen.values()),
         "positives": sum(summary.positives for summary in seen.values()),
@@ -116,16 +116,38 @@ def _average(
     return mean.between(max(value - half, 0.0), min(value + half, 1.0), variance)
 
 
-def _bare(estimate: Estimate) -> Cell:
-    """A value that has no interval."""
-    found = estimate.to_json()
-    return {key: part for key, part in found.items() if key in ("value", "reason")}
+def _cells(stack: Stack) -> list[Cell]:
+    ends, parts = curve_ends(stack), binned(stack)
+    columns = {
+        "auroc": aurocs(stack).to_json(),
+        "auprc": auprcs(stack).to_json(),
+        "sensitivity_at_90_specificity": ends.sensitivity_at_90_specificity.to_json(),
+        "specificity_at_90_sensitivity": ends.specificity_at_90_sensitivity.to_json(),
+        "brier": briers(stack).to_json(),
+        "brier_calibration": _bare(parts.brier_calibration),
+        "brier_refinement": _bare(parts.brier_refinement),
+        "ece": _bare(parts.ece),
+        "calibration_slope": slopes(stack).to_json(),
+        "calibration_intercept": intercepts(stack).to_json(),
+        "net_benefit": benefit_curves(stack).to_json(),
+    }
+    counts = zip(stack.n.astype(int).tolist(), stack.positives.astype(int).tolist(), strict=True)
+    return [
+        {"n": n, "positives": positives, **dict(zip(columns, row, strict=True))}
+        for (n, positives), row in zip(counts, zip(*columns.values(), strict=True), strict=True)
+    ]
 
 
-def _generator(summary: ScoreSummary) -> np.random.Generator:
-    """Seeded by the counts themselves: the same cell always has the same interval.
+def _threshold(summaries: Mapping[str, ScoreSummary], operating: Operating) -> float | None:
+    """The one threshold of some sites' patients; None where each site has its own."""
+    if operating.common is not None:
+        return operating.common.value
+    return operating.at(next(iter(summaries))).value if len(summaries) == 1 else None
 
-    Nothing private depends on it: bootstrap draws stay at the coordinator.
-    """
-    digest = hashlib.sha256(np.ascontiguousarray(summary.counts, "<i8").tobytes()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+def _bare(column: Column) -> list[Cell]:
+    """Values that have no interval."""
+    return [
+        {key: part for key, part in one.items() if key in ("value", "reason")}
+        for one in column.to_json()
+    ]

@@ -15,7 +15,7 @@ from federation.metrics.fairness import Group, fairness
 from federation.metrics.intervals import at_once, delong
 from federation.metrics.summary import ScoreSummary, merge
 from federation.subgroups import UNKNOWN
-from server.cells import Cell, averaged, averaged_auroc, cell, decided
+from server.cells import Cell, averaged, averaged_auroc, cells, decisions
 from server.operating import Operating
 from server.site_evaluation import SiteEvaluation, ordered, present, subgroups
 
@@ -56,7 +56,13 @@ def evaluate_local_models(
     tested = {site: ordered(by_trained_site[site]) for site in trained}
     home = [one for site in trained for one in tested[site] if one.site == site]
     cross_site = {
-        site: {one.site: _site_cell(one, "", Operating(operating.at(site))) for one in tested[site]}
+        site: dict(
+            zip(
+                (one.site for one in tested[site]),
+                _site_cells([(one, "") for one in tested[site]], Operating(operating.at(site))),
+                strict=True,
+            )
+        )
         for site in trained
     }
     return evaluate_own_models(home, operating), cross_site
@@ -126,25 +132,19 @@ def _model(
     pooled: bool,
 ) -> dict[str, Any]:
     names = subgroups(evaluations)
-
-    def joint(name: str) -> Cell:
-        seen, excluded = present(evaluations, name)
-        marks: Cell = {"excludes": excluded} | ({} if pooled else {"averaged_over_sites": True})
-        if not seen:
-            return {"suppressed": ALL_WITHHELD if evaluations else NOBODY_SENT, **marks}
-        found = cell(merge(seen.values())) if pooled else averaged(seen)
-        if "suppressed" in found:
-            return {**found, **marks}
-        return {**found, "at_threshold": decided(seen, operating), **marks}
-
+    joint = _joint_cells(evaluations, ["", *names], operating, pooled)
+    asked = [(one, name) for one in evaluations for name in ("", *subgroups([one]))]
+    here = {one.site: dict[str, Cell]() for one in evaluations}
+    for (one, name), found in zip(asked, _site_cells(asked, operating), strict=True):
+        here[one.site][name] = found
     sites, _ = present(evaluations, "")
     return {
-        "overall": joint(""),
-        "sites": {one.site: _site_cell(one, "", operating) for one in evaluations},
-        "subgroups": {name: joint(name) for name in names},
+        "overall": joint[""],
+        "sites": {site: by_name[""] for site, by_name in here.items()},
+        "subgroups": {name: joint[name] for name in names},
         "site_subgroups": {
-            one.site: {name: _site_cell(one, name, operating) for name in subgroups([one])}
-            for one in evaluations
+            site: {name: found for name, found in by_name.items() if name}
+            for site, by_name in here.items()
         },
         "threshold": dict(operating.told),
         "worst": {
@@ -158,13 +158,34 @@ def _model(
     }
 
 
-def _site_cell(one: SiteEvaluation, name: str, operating: Operating) -> Cell:
-    reason = one.reason(name)
-    if reason:
-        return {"suppressed": reason}
-    found = cell(one.cells[name])
-    if "suppressed" not in found:
-        found["at_threshold"] = decided({one.site: one.cells[name]}, operating)
+def _joint_cells(
+    evaluations: Sequence[SiteEvaluation], names: Sequence[str], operating: Operating, pooled: bool
+) -> dict[str, Cell]:
+    """Cells of all sites together, by name."""
+    seen = {name: present(evaluations, name) for name in names}
+    sent = {name: by_site for name, (by_site, _) in seen.items() if by_site}
+    if pooled:
+        computed = cells([merge(by_site.values()) for by_site in sent.values()])
+    else:
+        computed = [averaged(by_site) for by_site in sent.values()]
+    decided = decisions(list(sent.values()), operating)
+    withheld = {"suppressed": ALL_WITHHELD if evaluations else NOBODY_SENT}
+    found: dict[str, Cell] = dict.fromkeys(names, withheld)
+    for name, one, at_threshold in zip(sent, computed, decided, strict=True):
+        found[name] = one if "suppressed" in one else {**one, "at_threshold": at_threshold}
+    marks = {} if pooled else {"averaged_over_sites": True}
+    return {name: {**found[name], "excludes": seen[name][1], **marks} for name in names}
+
+
+def _site_cells(asked: Sequence[tuple[SiteEvaluation, str]], operating: Operating) -> list[Cell]:
+    """Cells of single sites, each by the site's evaluation and the cell's name."""
+    found: list[Cell] = [{"suppressed": one.reason(name)} for one, name in asked]
+    told = [place for place, (one, name) in enumerate(asked) if not one.reason(name)]
+    summaries = [asked[place][0].cells[asked[place][1]] for place in told]
+    sites = [asked[place][0].site for place in told]
+    decided = decisions([{s: one} for s, one in zip(sites, summaries, strict=True)], operating)
+    for place, one, at_threshold in zip(told, cells(summaries), decided, strict=True):
+        found[place] = one if "suppressed" in one else {**one, "at_threshold": at_threshold}
     return found
 
 

@@ -37,6 +37,8 @@ class Operating:
 
     def confusion(self, summaries: Mapping[str, ScoreSummary]) -> tuple[Confusion | None, str]:
         """Decisions on sites' patients together; None and the reason if no site has a threshold."""
+        if self.common is not None and self.common.value is not None:
+            return merge(summaries.values()).confusion(self.common.value), ""
         chosen = {site: self.at(site) for site in summaries}
         decided = [
             summaries[site].confusion(one.value)

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from federation.metrics.calibration import FEWEST_EVENTS
 from federation.metrics.discrimination import auroc
-from federation.metrics.estimate import Estimate, unranked
+from federation.metrics.estimate import FEWEST_EVENTS, Estimate, unranked
 from federation.metrics.intervals import delong_variance
 from federation.metrics.summary import Floats, ScoreSummary
 

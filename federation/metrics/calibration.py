@@ -6,9 +6,21 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from federation.metrics.column import Column
 from federation.metrics.discrimination import Tables
-from federation.metrics.estimate import Estimate, Z, missing
+from federation.metrics.estimate import (
+    CONSTANT,
+    FEWEST_EVENTS,
+    LEAST_VARIANCE,
+    NO_PATIENTS,
+    Estimate,
+    Z,
+    logit_interval,
+    missing,
+)
+from federation.metrics.stack import Stack, stack_of, unclassed
 from federation.metrics.summary import (
     ECE_BINS,
     SCORES,
@@ -16,9 +28,6 @@ from federation.metrics.summary import (
     ScoreSummary,
     edge_index,
 )
-
-FEWEST_EVENTS = 5
-"""Patients of each class below which a recalibration line means nothing."""
 
 _TOO_FEW = f"fewer than {FEWEST_EVENTS} patients of one class"
 _UNTOLD = "too few scores lie between 0 and 1"
@@ -62,13 +71,8 @@ def brier_parts(summary: ScoreSummary) -> BrierParts:
     >>> round(parts.calibration.value, 3), round(parts.refinement.value, 3)
     (0.0, 0.187)
     """
-    total = brier(summary)
-    if total.value is None:
-        return BrierParts(total, total)
-    patients, gaps = _binned_gaps(summary)
-    full = patients > 0
-    calibration = float((gaps[full] ** 2 / patients[full]).sum() / summary.n)
-    return BrierParts(Estimate(calibration), Estimate(total.value - calibration))
+    found = binned(stack_of(summary))
+    return BrierParts(found.brier_calibration.at(0), found.brier_refinement.at(0))
 
 
 def risk_gap(summary: ScoreSummary, z: float = Z) -> Estimate:
@@ -102,34 +106,28 @@ def expected_calibration_error(summary: ScoreSummary) -> Estimate:
     >>> round(expected_calibration_error(cell).value, 2)
     0.0
     """
-    reason = missing(summary, classes=1)
-    if reason:
-        return Estimate.undefined(reason)
-    _, gaps = _binned_gaps(summary)
-    return Estimate(float(np.abs(gaps).sum() / summary.n))
+    return binned(stack_of(summary)).ece.at(0)
 
 
 def calibration_slope(summary: ScoreSummary) -> Estimate:
     """Slope of the logistic regression of the label on logit(score), intercept free.
 
-    1 is ideal, below 1 the scores are too extreme. Fitted on the bins' midpoints.
+    1 is ideal, below 1 the scores are too extreme. Fitted on the bins' midpoints. The interval is
+    Wald's from the variance that holds whatever the true curve is.
 
-    Source: Cox, Biometrika 1958; Van Calster et al., BMC Medicine 2019.
+    Source: Cox, Biometrika 1958; Van Calster et al., BMC Medicine 2019; HC2 of MacKinnon and White,
+    Journal of Econometrics 1985.
     """
-    reason = _unfit(summary)
-    if reason:
-        return Estimate.undefined(reason)
-    slope = float(recalibration(summary)[1])
-    return Estimate(slope) if math.isfinite(slope) else Estimate.undefined(_UNTOLD)
+    return slopes(stack_of(summary)).at(0)
 
 
 def calibration_intercept(summary: ScoreSummary) -> Estimate:
     """Calibration in the large: the intercept on the logit scale with the slope fixed at 1.
 
-    0 is ideal, below 0 the scores are too high on average. Fitted on the bins' midpoints.
+    0 is ideal, below 0 the scores are too high on average. Fitted on the bins' midpoints; the
+    interval as that of ``calibration_slope``.
     """
-    reason = missing(summary) or ("" if _enough(summary) else _TOO_FEW)
-    return Estimate.undefined(reason) if reason else Estimate(shift_in_the_large(summary))
+    return intercepts(stack_of(summary)).at(0)
 
 
 def calibration_curve(summary: ScoreSummary, groups: int = 10) -> list[tuple[float, float, int]]:
@@ -150,105 +148,199 @@ def calibration_curve(summary: ScoreSummary, groups: int = 10) -> list[tuple[flo
     ]
 
 
-def brier_of(tables: Tables, scores: Floats) -> Floats:
-    """Brier score of each table with every patient at the score of the bin: (...,)."""
-    counts = np.asarray(tables, np.float64)
-    lost = (counts * np.stack([scores**2, (1 - scores) ** 2])).sum(axis=(-1, -2))
-    return np.asarray(lost / counts.sum(axis=(-1, -2)))
+def briers(stack: Stack) -> Column:
+    """Brier score of each cell, exact, with its interval, symmetric in the logit.
 
-
-def recalibration(summary: ScoreSummary) -> Floats:
-    """Intercept and slope of the maximum-likelihood line, by Newton's method: (2,).
-
-    The summary must hold both classes, not separated (see ``calibration_slope``); not a number
-    where the line cannot be told.
+    How the patients' squared errors vary is told by the midpoints of their bins.
     """
-    counts = summary.counts.astype(np.float64)
-    # From the flat line, where the information is largest: at slope 1 scores near 0 and 1, as
-    # those of a model that noise has wrecked, have next to none.
-    line = np.zeros(2)
-    likelihood = _log_likelihood(counts, line)
-    for _ in range(100):
-        step = recalibration_step(counts, line, SCORES)
-        if not np.isfinite(step).all():
-            return np.full(2, np.nan)
-        size = 1.0
-        while _log_likelihood(counts, line + size * step) < likelihood and size > 1e-6:
-            size /= 2
-        line = line + size * step
-        likelihood = _log_likelihood(counts, line)
-        if np.abs(size * step).max() < 1e-10:
-            break
-    return line
-
-
-def recalibration_step(tables: Tables, line: Floats, scores: Floats) -> Floats:
-    """Newton step of each table from one line: (..., 2).
-
-    Score and information are linear in the counts, so a thousand replicates cost two products.
-    """
-    x = _logit(scores)
-    with np.errstate(over="ignore"):  # infinity is right: the risk is 0
-        risk = 1 / (1 + np.exp(-(line[0] + line[1] * x)))
-    counts = np.asarray(tables, np.float64)
-    patients = counts.sum(axis=-2)
-    residual = counts[..., 1, :] - patients * risk
-    weight = patients * (risk * (1 - risk))
-    g0, g1 = residual.sum(axis=-1), (residual * x).sum(axis=-1)
-    h00, h01, h11 = weight.sum(axis=-1), (weight * x).sum(axis=-1), (weight * x * x).sum(axis=-1)
-    determinant = h00 * h11 - h01 * h01
-    determinant = np.where(determinant > 1e-12, determinant, np.nan)
-    return np.stack(
-        [(h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant], axis=-1
+    n = np.maximum(stack.n, 1)
+    value = _brier_values(stack)
+    losses = np.stack([stack.scores**2, (1 - stack.scores) ** 2], axis=1)
+    mean = (stack.tables * losses).sum(axis=(1, 2)) / n
+    apart = losses - mean[:, None, None]
+    variance = (stack.tables * apart**2).sum(axis=(1, 2)) / n**2
+    low, high = logit_interval(value, variance, stack.quantile)
+    return Column.of(
+        value,
+        low,
+        high,
+        variance,
+        undefined=[(stack.n == 0, NO_PATIENTS)],
+        bare=[(variance < LEAST_VARIANCE, CONSTANT), ((value <= 0) | (value >= 1), CONSTANT)],
     )
 
 
-def shift_in_the_large(summary: ScoreSummary) -> float:
-    """Intercept for which mean predicted and observed risk agree, slope 1; both classes needed."""
-    counts, shift = summary.counts.astype(np.float64), 0.0
-    for _ in range(100):
-        step = float(shift_step(counts, shift, SCORES))
-        shift += max(-1.0, min(1.0, step))  # short steps cannot run away: concave
-        if abs(step) < 1e-10:
-            break
-    return shift
+@dataclass(frozen=True)
+class Binned:
+    """What the gaps between predicted and observed risk say, over 15 bins of many cells."""
+
+    brier_calibration: Column
+    brier_refinement: Column
+    ece: Column
 
 
-def shift_step(tables: Tables, shift: float, scores: Floats) -> Floats:
-    """Newton step of each table's intercept from one value, slope 1: (...,)."""
-    risk = 1 / (1 + np.exp(-(shift + _logit(scores))))
-    counts = np.asarray(tables, np.float64)
-    patients = counts.sum(axis=-2)
-    missed = counts[..., 1, :].sum(axis=-1) - (patients * risk).sum(axis=-1)
-    return np.asarray(missed / (patients * (risk * (1 - risk))).sum(axis=-1))
-
-
-def _binned_gaps(summary: ScoreSummary) -> tuple[Floats, Floats]:
-    """Patients, and events less expected ones, of the 15 bins: (bins,) each."""
+def binned(stack: Stack) -> Binned:
+    """As ``brier_parts`` and ``expected_calibration_error``, of many cells."""
     starts = [edge_index(k / ECE_BINS) for k in range(ECE_BINS)]
-    patients = summary.counts.sum(axis=0)
-    gaps = summary.counts[1] - patients * SCORES
-    return np.add.reduceat(patients.astype(np.float64), starts), np.add.reduceat(gaps, starts)
+    patients = stack.full.sum(axis=1)
+    missed = np.add.reduceat(stack.full[:, 1] - patients * SCORES, starts, axis=-1)
+    size = np.maximum(np.add.reduceat(patients, starts, axis=-1), 1)
+    n = np.maximum(stack.n, 1)
+    calibration = (missed**2 / size).sum(axis=-1) / n
+    nobody = [(stack.n == 0, NO_PATIENTS)]
+    return Binned(
+        Column.of(calibration, undefined=nobody),
+        Column.of(_brier_values(stack) - calibration, undefined=nobody),
+        Column.of(np.abs(missed).sum(axis=-1) / n, undefined=nobody),
+    )
 
 
-def _unfit(summary: ScoreSummary) -> str:
-    reason = missing(summary)
-    if reason or not _enough(summary):
-        return reason or _TOO_FEW
-    negative, positive = (np.flatnonzero(row) for row in summary.counts)
+def slopes(stack: Stack) -> Column:
+    """Calibration slope of each cell with its interval, as ``calibration_slope``."""
+    undefined = _unfit(stack)
+    fit = np.zeros(len(stack.n), bool)
+    for cells, _ in undefined:
+        fit |= cells
+    fit = ~fit
+    value, variance = np.full(len(fit), np.nan), np.full(len(fit), np.nan)
+    if fit.any():
+        value[fit], variance[fit] = _fitted_slopes(stack.tables[fit], _logit(stack.scores[fit]))
+    untold = ~np.isfinite(value)
+    half = stack.quantile * np.sqrt(np.where(untold, 0.0, variance))
+    return Column.of(
+        value,
+        value - half,
+        value + half,
+        variance,
+        undefined=[*undefined, (untold, _UNTOLD)],
+        bare=[(variance < LEAST_VARIANCE, CONSTANT)],
+    )
+
+
+def intercepts(stack: Stack) -> Column:
+    """Calibration in the large of each cell with its interval, as ``calibration_intercept``."""
+    undefined = [*unclassed(stack), (stack.smaller < FEWEST_EVENTS, _TOO_FEW)]
+    fit = stack.smaller >= FEWEST_EVENTS
+    value, variance = np.full(len(fit), np.nan), np.full(len(fit), np.nan)
+    if fit.any():
+        value[fit], variance[fit] = _fitted_shifts(stack.tables[fit], _logit(stack.scores[fit]))
+    half = stack.quantile * np.sqrt(np.where(fit, variance, 0.0))
+    return Column.of(value, value - half, value + half, variance, undefined=undefined)
+
+
+def _brier_values(stack: Stack) -> Floats:
+    _, squares, of_positives = stack.moments.T
+    total = np.maximum(squares - 2 * of_positives + stack.positives, 0.0)
+    return np.asarray(total / np.maximum(stack.n, 1))
+
+
+def recalibration(tables: Tables, x: Floats) -> Floats:
+    """Intercept and slope of each table's maximum-likelihood line, by Newton's method: (cells, 2).
+
+    Args:
+        tables: (cells, 2, bins) of both classes, not separated (see ``calibration_slope``).
+        x: (cells, bins) logits of the scores.
+
+    Returns:
+        Not a number where the line cannot be told.
+    """
+    # From the flat line, where the information is largest: at slope 1 scores near 0 and 1, as
+    # those of a model that noise has wrecked, have next to none.
+    line = np.zeros((len(tables), 2))
+    likelihood, step = _newton(tables, x, line)
+    size = np.ones(len(tables))
+    open_ = np.flatnonzero(np.isfinite(step).all(axis=1))
+    line[~np.isfinite(step).all(axis=1)] = np.nan
+    for _ in range(200):
+        if not len(open_):
+            break
+        tried = line[open_] + size[open_, None] * step[open_]
+        reached, next_step = _newton(tables[open_], x[open_], tried)
+        taken = (reached >= likelihood[open_]) | (size[open_] <= 1e-6)
+        moved = np.abs(size[open_, None] * step[open_]).max(axis=1)
+        size[open_[~taken]] /= 2
+        cells = open_[taken]
+        line[cells], likelihood[cells], step[cells] = tried[taken], reached[taken], next_step[taken]
+        size[cells] = 1.0
+        lost = taken & ~np.isfinite(next_step).all(axis=1)
+        line[open_[lost]] = np.nan
+        open_ = open_[~lost & ~(taken & (moved < 1e-10))]
+    return line
+
+
+def _newton(tables: Tables, x: Floats, line: Floats) -> tuple[Floats, Floats]:
+    """Log-likelihood of each table at its line, and the Newton step from there."""
+    z = line[:, :1] + line[:, 1:] * x
+    small = np.exp(-np.abs(z))
+    risk = np.where(z > 0, 1.0, small) / (1 + small)
+    patients = tables[:, 0] + tables[:, 1]
+    likelihood = (tables[:, 1] * z - patients * (np.maximum(z, 0) + np.log1p(small))).sum(axis=-1)
+    residual = tables[:, 1] - patients * risk
+    g0, g1 = residual.sum(axis=-1), (residual * x).sum(axis=-1)
+    h00, h01, h11, determinant = _information(patients * small / (1 + small) ** 2, x)
+    step = np.stack([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0], axis=-1) / determinant[:, None]
+    return np.asarray(likelihood), step
+
+
+def _information(weight: Floats, x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Entries and determinant of the line's information; NaN where it is singular."""
+    h00, h01, h11 = (part.sum(axis=-1) for part in (weight, weight * x, weight * x * x))
+    determinant = h00 * h11 - h01 * h01
+    return h00, h01, h11, np.where(determinant > 1e-12, determinant, np.nan)
+
+
+def _fitted_slopes(tables: Tables, x: Floats) -> tuple[Floats, Floats]:
+    """Slope of each table, and its variance."""
+    line = recalibration(tables, x)
+    with np.errstate(over="ignore"):  # infinity is right: the risk is 0
+        risk = 1 / (1 + np.exp(-(line[:, :1] + line[:, 1:] * x)))
+    each = risk * (1 - risk)
+    parts = _information(tables.sum(axis=1) * each, x)
+    h00, h01, h11, determinant = (part[:, None] for part in parts)
+    leverage = (h11 - 2 * h01 * x + h00 * x * x) / determinant * each
+    pull = (h00 * x - h01) / determinant
+    return line[:, 1], _sandwich(tables, risk, pull, leverage)
+
+
+def _fitted_shifts(tables: Tables, x: Floats) -> tuple[Floats, Floats]:
+    """Intercept at slope 1 of each table, and its variance."""
+    shift, patients = np.zeros(len(tables)), tables.sum(axis=1)
+    open_ = np.arange(len(tables))
+    for _ in range(100):
+        risk = 1 / (1 + np.exp(-(shift[open_, None] + x[open_])))
+        missed = tables[open_, 1].sum(axis=-1) - (patients[open_] * risk).sum(axis=-1)
+        step = missed / (patients[open_] * risk * (1 - risk)).sum(axis=-1)
+        shift[open_] += np.clip(step, -1.0, 1.0)  # short steps cannot run away: concave
+        open_ = open_[np.abs(step) >= 1e-10]
+        if not len(open_):
+            break
+    risk = 1 / (1 + np.exp(-(shift[:, None] + x)))
+    each = risk * (1 - risk)
+    weight = (patients * each).sum(axis=-1, keepdims=True)
+    return shift, _sandwich(tables, risk, 1 / weight, each / weight)
+
+
+def _sandwich(tables: Tables, risk: Floats, pull: Floats, leverage: Floats) -> Floats:
+    """Variance of a coefficient on which a patient's residual pulls with so much: HC2."""
+    apart = pull**2 / np.maximum(1 - leverage, 0.01)
+    squares = tables[:, 1] * (1 - risk) ** 2 + tables[:, 0] * risk**2
+    return np.asarray((squares * apart).sum(axis=-1))
+
+
+def _unfit(stack: Stack) -> list[tuple[NDArray[np.bool_], str]]:
+    """Where no line can be fitted, and why."""
+    held = stack.tables > 0
+    width = held.shape[-1]
+    first = held.argmax(axis=-1)
+    last = width - 1 - held[..., ::-1].argmax(axis=-1)
     # with at most one bin in common the likelihood rises for ever (or the scores do not vary)
-    if negative[-1] <= positive[0] or positive[-1] <= negative[0]:
-        return _SEPARATED if summary.counts.any(axis=0).sum() > 1 else "the scores do not vary"
-    return ""
-
-
-def _enough(summary: ScoreSummary) -> bool:
-    return min(summary.positives, summary.negatives) >= FEWEST_EVENTS
-
-
-def _log_likelihood(counts: Floats, line: Floats) -> float:
-    z = line[0] + line[1] * _logit(SCORES)
-    return float((counts[1] * z - counts.sum(axis=0) * np.logaddexp(0.0, z)).sum())
+    apart = (last[:, 0] <= first[:, 1]) | (last[:, 1] <= first[:, 0])
+    return [
+        *unclassed(stack),
+        (stack.smaller < FEWEST_EVENTS, _TOO_FEW),
+        (apart & stack.tied, "the scores do not vary"),
+        (apart, _SEPARATED),
+    ]
 
 
 def _logit(scores: Floats) -> Floats:

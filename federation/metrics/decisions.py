@@ -8,18 +8,44 @@ any resampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
+import numpy as np
+
+from federation.metrics.column import Column
 from federation.metrics.estimate import NO_PATIENTS, ONE_CLASS, Estimate, Z
-from federation.metrics.intervals import wilson_interval
-from federation.metrics.summary import Confusion
-from federation.metrics.utility import benefit
+from federation.metrics.intervals import wilson
+from federation.metrics.summary import Confusion, Floats
+from federation.metrics.utility import benefits
 
 NO_ALERT = "nobody is called positive"
 ALL_ALERTED = "everybody is called positive"
 NO_HIT = "nobody who is called positive has the event"
 
-_SHARES: Mapping[str, Callable[[Confusion], tuple[int, int, str]]] = {
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Confusion counts of many cells: (cells,) each."""
+
+    tp: Floats
+    fp: Floats
+    tn: Floats
+    fn: Floats
+
+    @classmethod
+    def of(cls, confusions: Iterable[Confusion]) -> Decisions:
+        """Put confusion counts side by side."""
+        counts = [(one.tp, one.fp, one.tn, one.fn) for one in confusions]
+        return cls(*np.array(counts, np.float64).reshape(-1, 4).T)
+
+    @property
+    def n(self) -> Floats:
+        """Patients: (cells,)."""
+        return self.tp + self.fp + self.tn + self.fn
+
+
+_SHARES: Mapping[str, Callable[[Decisions], tuple[Floats, Floats, str]]] = {
     "sensitivity": lambda c: (c.tp, c.tp + c.fn, ONE_CLASS),
     "specificity": lambda c: (c.tn, c.tn + c.fp, ONE_CLASS),
     "false_positive_rate": lambda c: (c.fp, c.tn + c.fp, ONE_CLASS),
@@ -42,11 +68,7 @@ def rate(name: str, confusion: Confusion, z: float = Z) -> Estimate:
     >>> rate("ppv", Confusion(tp=3, fp=1, tn=5, fn=1)).value
     0.75
     """
-    counted, of, reason = _SHARES[name](confusion)
-    if not of:
-        return Estimate.undefined(reason if confusion.n else NO_PATIENTS)
-    share = counted / of
-    return Estimate(share).between(*wilson_interval(share, of, z))
+    return rates(name, Decisions.of([confusion]), z).at(0)
 
 
 def f1(confusion: Confusion) -> Estimate:
@@ -58,12 +80,7 @@ def f1(confusion: Confusion) -> Estimate:
     >>> f1(Confusion(tp=3, fp=1, tn=5, fn=1)).value
     0.75
     """
-    either = confusion.tp + confusion.fp + confusion.fn
-    if not confusion.tp + confusion.fn:
-        return Estimate.undefined(ONE_CLASS if confusion.n else NO_PATIENTS)
-    low, high = wilson_interval(confusion.tp / either, either)
-    value = 2 * confusion.tp / (confusion.tp + either)
-    return Estimate(value).between(_f1_of(low), _f1_of(high))
+    return _f1s(Decisions.of([confusion])).at(0)
 
 
 def number_needed_to_evaluate(confusion: Confusion) -> Estimate:
@@ -74,13 +91,7 @@ def number_needed_to_evaluate(confusion: Confusion) -> Estimate:
     >>> number_needed_to_evaluate(Confusion(tp=2, fp=6, tn=5, fn=1)).value
     4.0
     """
-    hits = rate("ppv", confusion)
-    if hits.value is None:
-        return hits
-    if not confusion.tp:
-        return Estimate.undefined(NO_HIT)
-    assert hits.low is not None and hits.high is not None
-    return Estimate(1 / hits.value).between(1 / hits.high, 1 / hits.low)
+    return _numbers_needed(Decisions.of([confusion])).at(0)
 
 
 def at_threshold(confusion: Confusion, threshold: float | None) -> dict[str, Estimate]:
@@ -91,16 +102,57 @@ def at_threshold(confusion: Confusion, threshold: float | None) -> dict[str, Est
         threshold: at which they were counted; None where sites decide at thresholds of their own,
             which no common net benefit belongs to.
     """
-    names = ("sensitivity", "specificity", "ppv", "npv", "alert_rate")
-    found = {name: rate(name, confusion) for name in names}
-    found |= {
-        "f1": f1(confusion),
-        "number_needed_to_evaluate": number_needed_to_evaluate(confusion),
-    }
-    if threshold is not None:
-        found["net_benefit"] = benefit(confusion, threshold)
+    at = np.array([np.nan if threshold is None else threshold])
+    found = {name: one.at(0) for name, one in decided(Decisions.of([confusion]), at).items()}
+    if threshold is None:
+        del found["net_benefit"]
     return found
 
 
-def _f1_of(both: float) -> float:
-    return 2 * both / (1 + both)
+def decided(decisions: Decisions, thresholds: Floats) -> dict[str, Column]:
+    """As ``at_threshold``, of many cells: each column by its name.
+
+    Args:
+        decisions: of the cells.
+        thresholds: (cells,) not a number where a cell has none of its own; its net benefit means
+            nothing.
+    """
+    names = ("sensitivity", "specificity", "ppv", "npv", "alert_rate")
+    return {
+        **{name: rates(name, decisions) for name in names},
+        "f1": _f1s(decisions),
+        "number_needed_to_evaluate": _numbers_needed(decisions),
+        "net_benefit": benefits(decisions.tp, decisions.fp, decisions.n, thresholds),
+    }
+
+
+def rates(name: str, decisions: Decisions, z: float = Z) -> Column:
+    """As ``rate``, of many cells."""
+    counted, of, reason = _SHARES[name](decisions)
+    share = counted / np.maximum(of, 1)
+    low, high = wilson(share, np.maximum(of, 1), z)
+    undefined = [(decisions.n == 0, NO_PATIENTS), (of == 0, reason)]
+    return Column.of(share, low, high, undefined=undefined)
+
+
+def _f1s(decisions: Decisions) -> Column:
+    tp, either = decisions.tp, np.maximum(decisions.tp + decisions.fp + decisions.fn, 1)
+    low, high = wilson(tp / either, either)
+    return Column.of(
+        2 * tp / (tp + either),
+        2 * low / (1 + low),
+        2 * high / (1 + high),
+        undefined=[(decisions.n == 0, NO_PATIENTS), (tp + decisions.fn == 0, ONE_CLASS)],
+    )
+
+
+def _numbers_needed(decisions: Decisions) -> Column:
+    tp, alerts = decisions.tp, decisions.tp + decisions.fp
+    low, high = wilson(tp / np.maximum(alerts, 1), np.maximum(alerts, 1))
+    hit = tp > 0
+    return Column.of(
+        alerts / np.maximum(tp, 1),
+        1 / np.where(hit, high, 1),
+        1 / np.where(hit, low, 1),
+        undefined=[(decisions.n == 0, NO_PATIENTS), (alerts == 0, NO_ALERT), (~hit, NO_HIT)],
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from federation.metrics.estimate import Estimate, unranked
 from federation.metrics.summary import Floats, ScoreSummary
@@ -91,32 +91,74 @@ def auprc_of(tables: Tables) -> Floats:
     negatives, positives = (part[..., ::-1] for part in _split(tables))
     tp = np.cumsum(positives, axis=-1) - positives
     alerts = tp + np.cumsum(negatives, axis=-1) - negatives
-    slope = 1.0 + negatives / (positives + 1.0)
-    risen = np.log1p(slope * positives / (alerts + slope / 2))
-    many = positives / slope + (tp - alerts / slope) / slope * risen
-    gained = np.where(positives == 1.0, (tp + 1.0) / (alerts + slope), many)
-    mean = _ratio(np.where(positives > 0, gained, 0.0).sum(axis=-1), positives.sum(axis=-1))
+    mean = _ratio(_gained(negatives, positives, tp, alerts).sum(axis=-1), positives.sum(axis=-1))
     return np.where(negatives.any(axis=-1), mean, np.nan)
 
 
-def sensitivity_of(tables: Tables, specificity: float) -> Floats:
-    """Sensitivity of each table at the specificity: (...,)."""
+def auprc_variance(tables: Tables) -> Floats:
+    """Jackknife variance of each table's average precision, two positives or more: (...,).
+
+    To leave a patient out shifts all bins below by the same, so that a cumulative sum gives the
+    average precision without each of them.
+
+    Source: Efron and Stein, Annals of Statistics 1981.
+    """
+    negatives, positives = (part[..., ::-1] for part in _split(tables))
+    tp = np.cumsum(positives, axis=-1) - positives
+    alerts = tp + np.cumsum(negatives, axis=-1) - negatives
+    here = _gained(negatives, positives, tp, alerts)
+    above = np.cumsum(here, axis=-1) - here
+
+    def below(gained: Floats) -> Floats:
+        return np.asarray(gained[..., ::-1].cumsum(axis=-1)[..., ::-1] - gained)
+
+    fewer, less = np.maximum(tp - 1, 0), np.maximum(alerts - 1, 0)
+    left = positives.sum(axis=-1, keepdims=True)
+    without_positive = (
+        above
+        + _gained(negatives, np.maximum(positives - 1, 0), tp, alerts)
+        + below(_gained(negatives, positives, fewer, less))
+    ) / np.maximum(left - 1, 1)
+    without_negative = (
+        above
+        + _gained(np.maximum(negatives - 1, 0), positives, tp, alerts)
+        + below(_gained(negatives, positives, tp, np.maximum(less, tp)))
+    ) / np.maximum(left, 1)
+    n = np.maximum((negatives + positives).sum(axis=-1), 1)
+    mean = (positives * without_positive + negatives * without_negative).sum(axis=-1) / n
+    apart = positives * (without_positive - mean[..., None]) ** 2
+    apart = apart + negatives * (without_negative - mean[..., None]) ** 2
+    return np.asarray((n - 1) / n * apart.sum(axis=-1))
+
+
+def sensitivity_of(tables: Tables, specificity: ArrayLike) -> Floats:
+    """Sensitivity of each table at the specificity, or at one of each: (...,)."""
     negatives, positives = (part[..., ::-1] for part in _split(tables))
     fp = np.cumsum(negatives, axis=-1)
+    spared = 1.0 - np.asarray(specificity, np.float64)[..., None]
     # the slack keeps 1 - 0.9 = 0.0999... from losing a whole step of a small table's curve
-    allowed = (1.0 - specificity) * fp[..., -1:] + 1e-9
+    allowed = spared * fp[..., -1:] + 1e-9
     room = np.clip(allowed - (fp - negatives), 0.0, negatives) / np.maximum(negatives, 1.0)
     share = np.where(fp <= allowed, 1.0, room)
     reached = _ratio((share * positives).sum(axis=-1), positives.sum(axis=-1))
     return np.where(fp[..., -1] > 0, np.minimum(reached, 1.0), np.nan)
 
 
-def specificity_of(tables: Tables, sensitivity: float) -> Floats:
+def specificity_of(tables: Tables, sensitivity: ArrayLike) -> Floats:
     """Specificity of each table at the sensitivity: (...,).
 
     With the classes and the order of the scores turned round it is a sensitivity.
     """
     return sensitivity_of(np.asarray(tables)[..., ::-1, ::-1], sensitivity)
+
+
+def _gained(negatives: Floats, positives: Floats, tp: Floats, alerts: Floats) -> Floats:
+    """Precision summed over the positives of each bin, see ``auprc_of``."""
+    slope = 1.0 + negatives / (positives + 1.0)
+    risen = np.log1p(slope * positives / (alerts + slope / 2))
+    many = positives / slope + (tp - alerts / slope) / slope * risen
+    single = (tp + 1.0) / (alerts + slope)
+    return np.where(positives == 1.0, single, np.where(positives > 0, many, 0.0))
 
 
 def _split(tables: Tables) -> tuple[Floats, Floats]:

@@ -5,14 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from federation.metrics.summary import ScoreSummary
+import numpy as np
+from numpy.typing import ArrayLike
+
+from federation.metrics.summary import Floats, ScoreSummary
 
 Z = 1.959963984540054
 """Normal quantile of a 95% interval."""
 
+FEWEST_EVENTS = 5
+"""Patients of each class below which a recalibration line means nothing."""
+
+LEAST_VARIANCE = 1e-15
+
 ONE_CLASS = "only one class"
 NO_PATIENTS = "no patients"
 ONE_BIN = "all patients share one score bin"
+SINGLE = "no interval: a single patient of one class"
+TIED = "no interval: all scores are tied"
+CONSTANT = "no interval: it is the same whichever of these patients is left out"
 
 
 @dataclass(frozen=True)
@@ -74,3 +85,34 @@ def missing(summary: ScoreSummary, classes: int = 2) -> str:
     if summary.n == 0:
         return NO_PATIENTS
     return ONE_CLASS if classes == 2 and not 0 < summary.positives < summary.n else ""
+
+
+def student(fewest: ArrayLike) -> Floats:
+    """Return the quantile of a 95% interval from so many patients of the smaller class: (...,).
+
+    >>> student([6, 1000]).round(2).tolist()
+    [2.57, 1.96]
+    """
+    from scipy.special import stdtrit
+
+    # With very few, Student's quantile would make intervals of everything.
+    degrees = np.maximum(np.asarray(fewest, np.float64) - 1, FEWEST_EVENTS)
+    return np.asarray(stdtrit(degrees, 0.975))
+
+
+def logit_interval(value: Floats, variance: Floats, quantile: ArrayLike) -> tuple[Floats, Floats]:
+    """Return intervals of metrics in (0, 1) from their variances, symmetric in the logit: (...,).
+
+    Near 0 or 1, where plain intervals of AUPRC or Brier hold too seldom, these do.
+
+    Args:
+        value: the metrics; not a number comes of those that are 0 or 1.
+        variance: of the metrics.
+        quantile: normal or Student's.
+
+    Source: Boyd, Eng and Page, ECML 2013.
+    """
+    inside = np.where((value > 0) & (value < 1), value, np.nan)
+    middle = np.log(inside) - np.log1p(-inside)
+    half = quantile * np.sqrt(variance) / (inside * (1 - inside))
+    return 1 / (1 + np.exp(half - middle)), 1 / (1 + np.exp(-half - middle))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from federation.metrics.discrimination import auroc
-from federation.metrics.estimate import Estimate, Z
-from federation.metrics.intervals import SINGLE, delong_variance
+from federation.metrics.estimate import SINGLE, Estimate, Z
+from federation.metrics.intervals import delong_variance
 from federation.metrics.summary import Floats, ScoreSummary
 
 ALIKE = "no interval: both models rank the patients alike"

@@ -127,9 +127,14 @@ class ScoreSummary:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScoreSummary):
             return NotImplemented
-        return np.array_equal(self.counts, other.counts) and _moments(self) == _moments(other)
+        return np.array_equal(self.counts, other.counts) and self.moments == other.moments
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def moments(self) -> tuple[float, float, float]:
+        """Sums of the scores, of their squares, and of those of the positives."""
+        return self.score_sum, self.score_square_sum, self.positive_score_sum
 
     @property
     def n(self) -> int:
@@ -156,8 +161,9 @@ class ScoreSummary:
             ValueError: if the threshold is not an edge of the grid.
         """
         k = edge_index(threshold)
-        tn, fn = (int(part) for part in self.counts[:, :k].sum(axis=1))
-        return Confusion(tp=self.positives - fn, fp=self.negatives - tn, tn=tn, fn=fn)
+        tn, fn = self.counts[:, :k].sum(axis=1).tolist()
+        fp, tp = self.counts[:, k:].sum(axis=1).tolist()
+        return Confusion(tp=tp, fp=fp, tn=tn, fn=fn)
 
     def merged(self, minimum: int) -> ScoreSummary:
         """Join neighbouring bins until each occupied bin holds at least ``minimum`` patients.
@@ -260,11 +266,13 @@ class Confusion:
 
 
 def merge(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
-    """Add summaries in the order given; keep it fixed, since sums of floats depend on it."""
-    total = ScoreSummary.empty()
-    for summary in summaries:
-        total = total + summary
-    return total
+    """Add summaries; their order cannot change a bit."""
+    parts = list(summaries)
+    if len(parts) <= 1:
+        return parts[0] if parts else ScoreSummary.empty()
+    counts = np.sum([one.counts for one in parts], axis=0)
+    sums = (math.fsum(part) for part in zip(*(one.moments for one in parts), strict=True))
+    return ScoreSummary(counts, *sums)
 
 
 def bins_of(scores: Floats) -> NDArray[np.int64]:
@@ -306,10 +314,6 @@ def _joined(patients: Counts, minimum: int, start: int, end: int) -> list[slice]
     return groups
 
 
-def _moments(summary: ScoreSummary) -> tuple[float, float, float]:
-    return summary.score_sum, summary.score_square_sum, summary.positive_score_sum
-
-
 def _moments_of(counts: Counts) -> tuple[float, float, float]:
     """The moments if every patient's score were the midpoint of its bin."""
     both = counts.sum(axis=0)
@@ -322,7 +326,7 @@ def _moments_of(counts: Counts) -> tuple[float, float, float]:
 
 def _check_moments(summary: ScoreSummary) -> None:
     """Refuse moments that no scores in [0, 1] have: one site's nonsense must not reach a sum."""
-    first, second, positive = _moments(summary)
+    first, second, positive = summary.moments
     n, slack = summary.n, 1e-6 * (1 + summary.n)
     possible = (
         all(math.isfinite(moment) for moment in (first, second, positive))

@@ -7,8 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from federation.metrics.calibration import FEWEST_EVENTS
-from federation.metrics.estimate import ONE_BIN, missing
+from federation.metrics.estimate import FEWEST_EVENTS, ONE_BIN, missing
 from federation.metrics.summary import EDGES, ScoreSummary, edge_index
 
 Rule = Literal["youden", "sensitivity", "fixed"]

@@ -16,7 +16,7 @@ from federation.metrics.calibration import (
     expected_calibration_error,
 )
 from federation.metrics.summary import ECE_BINS, ScoreSummary, merge
-from server.evaluator import cell
+from server.cells import cell
 
 
 def logit(scores):

@@ -5,19 +5,22 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from federation.metrics.calibration import brier, calibration_slope, recalibration
+from federation.metrics.calibration import briers, calibration_slope, intercepts, slopes
 from federation.metrics.decisions import at_threshold
-from federation.metrics.discrimination import auroc
+from federation.metrics.discrimination import auprc_of, auprc_variance, auroc
 from federation.metrics.intervals import (
-    bootstrapped,
+    auprcs,
+    aurocs,
+    curve_ends,
     delong,
     delong_variance,
-    resample,
     wilson_interval,
 )
-from federation.metrics.summary import ScoreSummary
+from federation.metrics.stack import CELLS, stack_of, stacks
+from federation.metrics.summary import SCORES, ScoreSummary
 from federation.metrics.utility import net_benefit
 
 
@@ -56,83 +59,100 @@ def test_tied_scores_and_perfect_ranking_have_no_interval_of_no_width():
     assert (delong(tied).value, delong(tied).low) == (None, None)
     assert "one score bin" in delong(tied).reason
     perfect = ScoreSummary.from_scores([0.1] * 10 + [0.9] * 10, [0] * 10 + [1] * 10)
-    found = bootstrapped(perfect, resample(perfect, np.random.default_rng(0)))["auprc"]
+    found = auprcs(stack_of(perfect)).at(0)
     assert (found.value, found.low) == (1.0, None)
-    assert "replicate" in found.reason
+    assert "whichever" in found.reason
 
 
 def test_single_patient_of_a_class_has_a_value_and_no_interval():
     summary = ScoreSummary.from_scores([0.1, 0.6, 0.4], [0, 0, 1])
-    drawn = resample(summary, np.random.default_rng(0))
-    for found in (delong(summary), bootstrapped(summary, drawn)["auprc"]):
+    ends = curve_ends(stack_of(summary))
+    for found in (
+        delong(summary),
+        auprcs(stack_of(summary)).at(0),
+        ends.sensitivity_at_90_specificity.at(0),
+    ):
         assert found.value is not None
         assert found.low is None
         assert "single patient" in found.reason
 
 
-def test_bootstrap_of_counts_is_as_wide_as_that_of_patients(simulated):
-    scores, labels = simulated(np.random.default_rng(11), 600)
-    rng = np.random.default_rng(0)
+def test_auprc_variance_is_that_of_leaving_each_patient_out(simulated):
+    counts = ScoreSummary.from_scores(*simulated(np.random.default_rng(3), 60)).counts
+    left_out = []
+    for label, bin_ in zip(*np.nonzero(counts), strict=True):
+        fewer = counts.copy()
+        fewer[label, bin_] -= 1
+        left_out += [float(auprc_of(fewer))] * counts[label, bin_]
+    expected = (59 / 60) * ((np.array(left_out) - np.mean(left_out)) ** 2).sum()
+    assert float(auprc_variance(counts)) == pytest.approx(expected)
+
+
+def test_widths_are_those_of_a_bootstrap_of_the_patients(simulated):
+    """Drawing patients anew is the oracle; the slope is refitted in each replicate."""
+    rng, scores_of = np.random.default_rng(11), simulated(np.random.default_rng(11), 500)
+    scores, labels = scores_of
+    stack = stack_of(ScoreSummary.from_scores(scores, labels))
+    drawn = [
+        ScoreSummary.from_scores(scores[picks], labels[picks])
+        for picks in rng.integers(0, 500, (400, 500))
+    ]
+    for column in (aurocs, auprcs, briers, slopes, intercepts):
+        replicates = np.concatenate([column(some).value for _, some in stacks(drawn)])
+        spread = math.sqrt(column(stack).at(0).variance)
+        assert spread == pytest.approx(replicates.std(), rel=0.12), column.__name__
+
+
+def test_slope_and_its_variance_are_those_of_statsmodels_formula(simulated):
+    """The sandwich of HC2, written out patient by patient."""
+    scores, labels = simulated(np.random.default_rng(4), 300)
     summary = ScoreSummary.from_scores(scores, labels)
-    found = bootstrapped(summary, resample(summary, rng, 1000))
-    picks = rng.integers(0, 600, (1000, 600))
-    losses = ((scores - labels) ** 2)[picks].mean(axis=1)
-    low, high = np.quantile(losses, [0.025, 0.975])
-    assert found["brier"].low == pytest.approx(low, abs=0.002)
-    assert found["brier"].high == pytest.approx(high, abs=0.002)
-    assert found["brier"].value == brier(summary).value
+    rows = [
+        (label, one)
+        for label in (0, 1)
+        for one in np.repeat(np.arange(summary.counts.shape[1]), summary.counts[label])
+    ]
+    y = np.array([label for label, _ in rows])
+    p = SCORES[[bin_ for _, bin_ in rows]]
+    design = np.column_stack([np.ones(300), np.log(p / (1 - p))])
+    fitted = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(design[:, 1:], y)
+    risk = fitted.predict_proba(design[:, 1:])[:, 1]
+    bread = np.linalg.inv(design.T @ (design * (risk * (1 - risk))[:, None]))
+    leverage = np.einsum("ij,jk,ik->i", design, bread, design) * risk * (1 - risk)
+    meat = design.T @ (design * ((y - risk) ** 2 / (1 - leverage))[:, None])
+    found = calibration_slope(summary)
+    assert found.value == pytest.approx(fitted.coef_[0, 0], abs=1e-4)
+    assert found.variance == pytest.approx((bread @ meat @ bread)[1, 1], rel=1e-3)
 
 
-def test_one_newton_step_gives_the_interval_of_a_full_refit(simulated):
-    summary = ScoreSummary.from_scores(*simulated(np.random.default_rng(12), 150))
-    found = bootstrapped(summary, resample(summary, np.random.default_rng(0)))["calibration_slope"]
-    rng, flat = np.random.default_rng(1), summary.counts.ravel()
-    slopes = []
-    for _ in range(300):
-        counts = rng.multinomial(summary.n, flat / summary.n).reshape(2, -1)
-        replicate = ScoreSummary.empty()
-        object.__setattr__(replicate, "counts", counts)
-        slopes.append(recalibration(replicate)[1])
-    low, high = np.quantile(slopes, [0.025, 0.975])
-    assert found.value == calibration_slope(summary).value
-    assert found.high - found.low == pytest.approx(high - low, rel=0.2)
-
-
-@pytest.mark.parametrize("patients", [40, 30_000])
-def test_replicates_have_the_patients_of_the_summary_on_average(simulated, patients):
-    """Both ways of drawing: patient by patient, and by binomial counts."""
-    summary = ScoreSummary.from_scores(*simulated(np.random.default_rng(13), patients))
-    drawn = resample(summary, np.random.default_rng(0), 800)
-    assert (drawn.tables.sum(axis=(1, 2)) == patients).all()
-    expected = summary.counts[:, summary.counts.any(axis=0)]
-    error = np.abs(drawn.tables.mean(axis=0) - expected)
-    assert (error < 6 * np.sqrt((expected + 0.1) / 800)).all()
-    assert (drawn.tables[:, expected == 0] == 0).all()
-
-
-def test_same_generator_gives_the_same_interval(simulated):
-    summary = ScoreSummary.from_scores(*simulated(np.random.default_rng(14), 200))
-    first, again = (
-        bootstrapped(summary, resample(summary, np.random.default_rng(5))) for _ in range(2)
-    )
-    assert first == again
+def test_cells_side_by_side_have_the_numbers_they_have_alone(simulated):
+    rng = np.random.default_rng(14)
+    sizes = [0, 1, 2, 7, 30, *rng.integers(5, 900, CELLS + 3)]
+    summaries = [
+        ScoreSummary.from_scores(*simulated(rng, int(size))) if size else ScoreSummary.empty()
+        for size in sizes
+    ]
+    seen = set()
+    for places, stack in stacks(summaries):
+        seen |= set(places)
+        for column in (aurocs, auprcs, briers, slopes, intercepts):
+            together = column(stack)
+            for cell, place in enumerate(places):
+                assert together.at(cell) == column(stack_of(summaries[place])).at(0)
+    assert seen == set(range(len(sizes)))
 
 
 def test_every_interval_holds_its_value(simulated):
     rng = np.random.default_rng(15)
     for patients in (12, 30, 500):
         summary = ScoreSummary.from_scores(*simulated(rng, patients))
-        drawn = resample(summary, rng)
-        found = [*bootstrapped(summary, drawn).values(), delong(summary)]
+        stack = stack_of(summary)
+        found = [one.at(0) for one in vars(curve_ends(stack)).values()]
+        found += [one(stack).at(0) for one in (aurocs, auprcs, briers, slopes, intercepts)]
         found += [point.estimate for point in net_benefit(summary)]
         for one in found:
             if one.low is not None:
                 assert one.low <= one.value <= one.high
-
-
-def test_empty_summary_cannot_be_resampled():
-    with pytest.raises(ValueError, match="empty"):
-        resample(ScoreSummary.empty(), np.random.default_rng(0))
 
 
 def test_auroc_point_is_that_of_scikit_learn(simulated):
@@ -149,25 +169,21 @@ def test_wilson_interval_equals_scipys(positives, patients):
     assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-@pytest.mark.slow
 def test_intervals_of_fifty_events_and_as_many_others_hold_about_95_times_in_100(simulated):
-    """benchmarks/coverage.py has ten times the replicates, and more cases."""
+    """benchmarks/coverage.py has four times the replicates, and more cases."""
     rng, model = np.random.default_rng(21), {"separation": 2.0, "prevalence": 0.45}
-    truth = figures(ScoreSummary.from_scores(*simulated(rng, 500_000, **model)), rng)
-    held = dict.fromkeys(truth, 0)
-    for _ in range(400):
-        found = figures(ScoreSummary.from_scores(*simulated(rng, 120, **model)), rng)
-        for name, one in found.items():
-            held[name] += one.low <= truth[name].value <= one.high
-    for name, count in held.items():
-        assert 0.92 <= count / 400 <= 0.98, name
-
-
-def figures(summary, rng):
-    sampled = bootstrapped(summary, resample(summary, rng, 300))
-    rates = at_threshold(summary.confusion(0.4), 0.4)
-    return {
-        "auroc": delong(summary),
-        **{name: sampled[name] for name in ("auprc", "brier", "calibration_slope")},
-        **{name: rates[name] for name in ("sensitivity", "ppv", "alert_rate", "net_benefit")},
-    }
+    truth = stack_of(ScoreSummary.from_scores(*simulated(rng, 500_000, **model)))
+    drawn = [ScoreSummary.from_scores(*simulated(rng, 120, **model)) for _ in range(1000)]
+    for column in (aurocs, auprcs, briers, slopes, intercepts):
+        true, held = column(truth).value[0], 0
+        for _, some in stacks(drawn):
+            found = column(some)
+            held += int(((found.low <= true) & (true <= found.high)).sum())
+        assert 0.93 <= held / 1000 <= 0.97, column.__name__
+    decided = at_threshold(
+        ScoreSummary.from_scores(*simulated(rng, 500_000, **model)).confusion(0.4), 0.4
+    )
+    for name in ("sensitivity", "ppv", "alert_rate", "net_benefit"):
+        found = [at_threshold(one.confusion(0.4), 0.4)[name] for one in drawn[:400]]
+        held = sum(one.low <= decided[name].value <= one.high for one in found)
+        assert 0.92 <= held / 400 <= 0.98, name

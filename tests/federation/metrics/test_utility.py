@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from federation.metrics.stack import stack_of
 from federation.metrics.summary import THRESHOLDS, ScoreSummary
-from federation.metrics.utility import net_benefit
+from federation.metrics.utility import benefit_curves, net_benefit
 
 
 def test_net_benefit_equals_its_definition(simulated):
@@ -25,7 +26,7 @@ def test_threshold_that_is_not_on_the_grid_is_refused():
 
 
 def test_no_patients_have_no_net_benefit():
-    assert net_benefit(ScoreSummary.empty(), [0.5])[0].to_json() == {
+    assert benefit_curves(stack_of(ScoreSummary.empty()), [0.5]).to_json()[0][0] == {
         "threshold": 0.5,
         "value": None,
         "low": None,
