@@ -72,6 +72,24 @@ def roc_curve(summary: ScoreSummary) -> tuple[Floats, Floats]:
     return np.concatenate([[0.0], fp]), np.concatenate([[0.0], tp])
 
 
+def precision_recall_curve(summary: ScoreSummary) -> tuple[Floats, Floats]:
+    """Recall and precision where each occupied bin is reached, from the highest score down.
+
+    The first point is that of the first bin, drawn on to recall 0. Both classes must be there.
+
+    >>> recall, precision = precision_recall_curve(
+    ...     ScoreSummary.from_scores([0.1, 0.4, 0.8], [0, 1, 1])
+    ... )
+    >>> recall.tolist(), precision.round(3).tolist()
+    ([0.0, 0.5, 1.0, 1.0], [1.0, 1.0, 1.0, 0.667])
+    """
+    counts = summary.counts[:, summary.counts.any(axis=0)][:, ::-1]
+    called = np.cumsum(counts, axis=1)
+    precision = called[1] / called.sum(axis=0)
+    recall = called[1] / summary.positives
+    return np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision])
+
+
 def auroc_of(tables: Tables) -> Floats:
     """AUROC of each table: (...,)."""
     negatives, positives = _split(tables)

@@ -59,6 +59,7 @@ class Cell(BaseModel):
     auroc: Metric | None = None
     auprc: Metric | None = None
     sensitivity_at_90_specificity: Metric | None = None
+    specificity_at_90_sensitivity: Metric | None = None
     brier: Metric | None = None
     ece: Metric | None = None
     calibration_slope: Metric | None = None
@@ -253,6 +254,17 @@ class RunFolder:
     sites: dict[str, SiteData]
     warnings: list[str]
     shifts: Shifts | None
+
+    @property
+    def main(self) -> str:
+        """The name of the model that the report is about: the federated, or the only one."""
+        models = self.metrics.models
+        return "federated" if "federated" in models else min(models)
+
+    @property
+    def model(self) -> ModelMetrics:
+        """The metrics of that model."""
+        return self.metrics.models[self.main]
 
 
 def read_run_folder(run: Path) -> RunFolder:

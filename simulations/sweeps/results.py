@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from federation.errors import UserError
 from server.report.run_folder import Cell, Metrics, Privacy
-from server.report.tables import reported
+from server.report.spending import reported
 from simulations.sweeps.folder import FAILED, is_finished, trial_folder
 from simulations.sweeps.plan import Plan, Trial
 from simulations.sweeps.settings import Setting

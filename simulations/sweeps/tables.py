@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from federation.pages.elements import Table, Td
-from server.report.tables import subgroup_name
+from server.report.text import subgroup_name
 from simulations.sweeps.plan import Plan
 from simulations.sweeps.results import METRICS, Mean, Results, Summary
 from simulations.sweeps.settings import EPSILON, NO_DP, short_names, shown_value

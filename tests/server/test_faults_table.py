@@ -6,9 +6,9 @@ import pytest
 from run_folder import write_run_folder
 
 from federation.errors import UserError
-from server.report.faults import faults_table
 from server.report.page import render
 from server.report.run_folder import Round, read_run_folder
+from server.report.sections.faults import faults_table
 
 ROUNDS = [
     Round(round=1, faults={"dropped": ["bern"], "delays": {"basel": 3.2, "genf": 0.71}}),

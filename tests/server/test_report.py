@@ -1,7 +1,10 @@
 """The report: from the run folder alone, self-contained, accessible, and safe to open."""
 
+import base64
+import gzip
 import itertools
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -9,9 +12,11 @@ from run_folder import ROUNDS, SITES, write_run_folder
 
 from federation.errors import UserError
 from server.report import write_report
-from server.report.decisions import between_table
-from server.report.page import facts, privacy_fact
+from server.report.first_screen import facts, privacy_fact
 from server.report.run_folder import Between, Privacy, read_run_folder
+from server.report.sections.comparators import between_table
+from server.report.sections.data import characteristics_table
+from server.report.text import subgroup_name
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -67,7 +72,8 @@ def run(tmp_path):
 
 def test_report_stays_under_six_megabytes_and_embeds_plotly_once(built, source):
     assert (built / "report.html").stat().st_size < 6_000_000
-    assert source.count("* plotly.js v") == 1
+    (packed,) = re.findall(r'<script type="text/plain" id="plotly">([^<]*)</script>', source)
+    assert "* plotly.js v" in gzip.decompress(base64.b64decode(packed)).decode()[:200]
 
 
 def test_report_asks_the_network_for_nothing(page):
@@ -95,19 +101,20 @@ def test_first_screen_says_what_how_well_and_how_private(built, page):
 def test_worst_hospital_and_subgroup_are_the_lowest_that_are_defined(built):
     folder = read_run_folder(built)
     model = folder.metrics.models["federated"]
-    shown = facts(model, folder.privacy)
+    shown = {fact.name: fact for fact in facts(folder)}
+    hospital = shown["Worst hospital, AUROC"]
     areas = {
         site: cell.auroc.value
         for site, cell in model.sites.items()
         if cell.auroc and cell.auroc.value is not None
     }
     worst = min(areas, key=areas.__getitem__)
-    assert shown[1].note.startswith(worst)
-    assert shown[1].value == f"{areas[worst]:.3f}"
+    assert hospital.note.startswith(worst)
+    assert hospital.value == f"{areas[worst]:.3f}"
     together = model.worst.site.auroc
-    assert f"{together.low:.3f} to {together.high:.3f}, for all 4 at once" in shown[1].note
+    assert f"{together.low:.3f} to {together.high:.3f}, for all 4 at once" in hospital.note
     # the one withheld and the one of a single class are named as missing, not passed over
-    assert "2 of 6 cannot be compared" in shown[1].note
+    assert "2 of 6 cannot be compared" in hospital.note
 
 
 def test_every_section_has_its_content(page):
@@ -136,10 +143,12 @@ def test_every_figure_is_described_and_has_its_numbers_in_a_table(source, page):
     assert {a["id"] for a in figures} == {
         "forest",
         "roc",
+        "precision-recall",
         "calibration",
         "decision",
         "learning",
         "loss",
+        "participation-by-round",
     }
     assert all(a["role"] == "img" and len(a["aria-label"]) > 20 for a in figures)
     for part in source.split("<figure")[1:]:
@@ -171,11 +180,55 @@ def test_figures_hold_the_numbers_of_the_run(source):
     assert learning["All hospitals"]["x"] == list(range(1, ROUNDS + 1))
     assert set(learning) - {"All hospitals"} == set(SITES) - {"switzerland", "zurich-cantonal"}
     assert "switzerland" not in {trace["name"] for trace in specs["roc"]["data"]}
+    assert {trace["meta"]["of"] for trace in specs["decision"]["data"] if "meta" in trace} == {
+        site for site in SITES if site != "zurich-cantonal"
+    }
     forest = specs["forest"]["data"][0]
     lowest = min(
         x - arm for x, arm in zip(forest["x"], forest["error_x"]["arrayminus"], strict=True)
     )
     assert specs["forest"]["layout"]["xaxis"]["range"][0] < lowest
+
+
+def test_choice_of_curves_names_every_hospital_that_has_some(page):
+    values = [a["value"] for _, a in page.all("option")]
+    assert values[:2] == ["together", "each"]
+    assert {"of:cleveland", "of:switzerland"} <= set(values)  # of one class: a decision curve
+    assert "of:zurich-cantonal" not in values
+
+
+def test_characteristics_are_the_sizes_of_the_cells_that_left(built):
+    model = read_run_folder(built).model
+    table = characteristics_table(model)
+    rows = {row[0].text: dict(zip(table.columns, row, strict=False)) for row in table.rows}
+    shown = {
+        (site, name)
+        for site, cells in model.site_subgroups.items()
+        for name, cell in cells.items()
+        if not cell.suppressed
+    }
+    assert len(shown) > 8
+    for site, name in shown:
+        whole, cell = model.sites[site].n, model.site_subgroups[site][name]
+        td = rows[site][subgroup_name(name)]
+        assert (td.text, td.note) == (str(cell.n), f"{100 * cell.n / whole:.0f}%")
+    assert rows["zurich-cantonal"]["Patients"].text == "withheld: fewer than 10 patients"
+    hidden = [name for name, one in model.site_subgroups["switzerland"].items() if one.suppressed]
+    assert hidden
+    for name in hidden:
+        assert rows["switzerland"][subgroup_name(name)].text == "withheld"
+    female, told = model.subgroups["sex=female"], 0
+    for site, cell in model.sites.items():
+        told += 0 if site in female.excludes else cell.n
+    assert rows["All hospitals"]["sex: female"].note == f"{100 * female.n / told:.0f}%"
+
+
+def test_many_warnings_are_folded_below_the_first_ones(run):
+    (run / "warnings.json").write_text(json.dumps([f"Number {k}." for k in range(40)]))
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    start = page.text[: page.text.index("Number 6.")]
+    assert "40 warnings" in start and start.endswith("34 more ")
+    assert "Number 39." in page.text
 
 
 def test_same_run_folder_gives_the_same_page(built, source):
@@ -189,7 +242,7 @@ def test_names_from_a_hospital_cannot_become_markup(run):
         escaped = json.dumps(hostile)[1:-1]
         file.write_text(file.read_text().replace("cleveland", escaped))
     text = write_report(run).read_text(encoding="utf-8")
-    assert "<img" not in text.split("/**\n* plotly.js")[0]
+    assert "<img" not in text
     assert Page(text).open == []
 
 

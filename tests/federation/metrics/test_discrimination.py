@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from federation.metrics.discrimination import (
     auprc,
@@ -12,8 +18,9 @@ from federation.metrics.discrimination import (
     auroc_of,
     sensitivity_at_specificity,
 )
+from federation.metrics.discrimination import precision_recall_curve as precision_of
 from federation.metrics.discrimination import roc_curve as curve_of
-from federation.metrics.summary import EDGES, SCORES, THRESHOLDS, ScoreSummary, merge
+from federation.metrics.summary import EDGES, SCORES, THRESHOLDS, ScoreSummary, bins_of, merge
 
 MODELS = [
     {},
@@ -121,3 +128,13 @@ def test_many_tables_at_once_equal_one_at_a_time(simulated):
     together = auroc_of(np.stack([one.counts for one in summaries]))
     assert together.tolist() == [auroc(one).value for one in summaries]
     assert len(EDGES) == len(SCORES) + 1
+
+
+def test_precision_recall_curve_is_that_of_the_scores_at_their_bins(simulated):
+    scores, labels = simulated(np.random.default_rng(4), 400)
+    summary = ScoreSummary.from_scores(scores, labels)
+    precision, recall, _ = precision_recall_curve(labels, SCORES[bins_of(scores)])
+    found, reached = precision_of(summary)[::-1]
+    np.testing.assert_allclose(reached[1:], recall[-2::-1], atol=1e-12)
+    np.testing.assert_allclose(found[1:], precision[-2::-1], atol=1e-12)
+    assert (reached[0], found[0]) == (0.0, found[1])

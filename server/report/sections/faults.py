@@ -30,7 +30,7 @@ def faults_table(rounds: Sequence[Round]) -> Table:
         ["Hospital", *(_KINDS.get(kind, kind) for kind in kinds)],
         [[Td(site), *(_struck(rounds, kind, site) for kind in kinds)] for site in sites],
         "They were declared in the study and drawn from its seed. What they did to the run is in "
-        "the tables of participation and of failures.",
+        "the tables above.",
     )
 
 

@@ -9,9 +9,20 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from federation.pages.elements import GRID, INK, MUTED, Figure, Table, Td, axes
-from server.report.run_folder import ShiftDistances, ShiftDone, Shifts
-from server.report.tables import metric_text
+from federation.pages.elements import (
+    GRID,
+    INK,
+    MUTED,
+    Figure,
+    Folded,
+    Part,
+    Section,
+    Table,
+    Td,
+    axes,
+)
+from server.report.run_folder import RunFolder, ShiftDistances, ShiftDone, Shifts
+from server.report.text import metric_text
 
 MEASURES = {
     "prevalence": "Prevalence, difference",
@@ -29,16 +40,16 @@ MOST = 20
 """Codes listed of one shift at one hospital."""
 
 
-def shift_tables(shifts: Shifts) -> dict[str, Table]:
-    """The shifts of the file, every hospital's distances, and what each shift did there."""
-    return {
-        "shifts": _asked(shifts),
-        "shift_sites": _sites(shifts),
-        "shift_done": _done(shifts),
-    }
+def shifts(run: RunFolder) -> Section | None:
+    """What was asked, every hospital's distances, and what each shift did there."""
+    if run.shifts is None:
+        return None
+    done = Folded("What was done at each hospital", [_done(run.shifts)])
+    parts: list[Part] = [_asked(run.shifts), shift_figure(run.shifts), _sites(run.shifts), done]
+    return Section("distribution-shifts", "Distribution shifts", parts)
 
 
-def shift_figure(shifts: Shifts) -> Figure:
+def shift_figure(found: Shifts) -> Figure:
     """How far each hospital is from the others, before and after, by measure."""
     traces = []
     for moment, name, colour, symbol in (
@@ -47,7 +58,7 @@ def shift_figure(shifts: Shifts) -> Figure:
     ):
         points = [
             (value, MEASURES[key], site)
-            for site, one in sorted(shifts.sites.items())
+            for site, one in sorted(found.sites.items())
             for key, value in _measures(getattr(one, moment)).items()
             if value is not None
         ]
@@ -71,7 +82,7 @@ def shift_figure(shifts: Shifts) -> Figure:
         "categoryarray": list(reversed(MEASURES.values())),
     }
     layout["xaxis"] |= {"rangemode": "tozero"}
-    means = {m: _means(shifts, m) for m in ("before", "after")}
+    means = {m: _means(found, m) for m in ("before", "after")}
     rows = [
         [Td(title), *(_number(means[moment].get(key)) for moment in means)]
         for key, title in MEASURES.items()
@@ -79,16 +90,16 @@ def shift_figure(shifts: Shifts) -> Figure:
     return Figure(
         "shifts",
         "Distance of each hospital from the others",
-        f"How far each of {len(shifts.sites)} hospitals is from the others, pooled, before and "
+        f"How far each of {len(found.sites)} hospitals is from the others, pooled, before and "
         "after the shifts, by measure; one dot a hospital.",
         {"data": traces, "layout": layout},
         Table("Mean over hospitals", ["Measure", "Before", "After"], rows),
     )
 
 
-def _asked(shifts: Shifts) -> Table:
+def _asked(found: Shifts) -> Table:
     rows = []
-    for one in shifts.shifts:
+    for one in found.shifts:
         known = {"number", "kind", "strength", "sites", "effective"}
         settings = {key: value for key, value in one.items() if key not in known}
         names = one.get("sites")
@@ -101,15 +112,15 @@ def _asked(shifts: Shifts) -> Table:
             ]
         )
     return Table(
-        f"Shifts, in their order (seed {shifts.seed})",
+        f"Shifts, in their order (seed {found.seed})",
         ["Shift", "Strength", "Hospitals", "Settings"],
         rows,
     )
 
 
-def _sites(shifts: Shifts) -> Table:
+def _sites(found: Shifts) -> Table:
     rows = []
-    for site, one in sorted(shifts.sites.items()):
+    for site, one in sorted(found.sites.items()):
         before, after = _measures(one.before), _measures(one.after)
         interval = metric_text(one.after.prevalence)
         rows.append(
@@ -134,9 +145,9 @@ def _sites(shifts: Shifts) -> Table:
     )
 
 
-def _done(shifts: Shifts) -> Table:
+def _done(found: Shifts) -> Table:
     rows = []
-    for site, one in sorted(shifts.sites.items()):
+    for site, one in sorted(found.sites.items()):
         for done in one.shifts:
             rows.append(
                 [
@@ -173,9 +184,9 @@ def _measures(one: ShiftDistances) -> dict[str, float | None]:
     }
 
 
-def _means(shifts: Shifts, moment: str) -> dict[str, float]:
+def _means(found: Shifts, moment: str) -> dict[str, float]:
     known: dict[str, list[float]] = {key: [] for key in MEASURES}
-    for site in shifts.sites.values():
+    for site in found.sites.values():
         for key, value in _measures(getattr(site, moment)).items():
             if value is not None:
                 known[key].append(value)

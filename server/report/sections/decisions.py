@@ -1,12 +1,12 @@
-"""The tables of decisions at one threshold, of gaps between groups, and of what joining brings."""
+"""What decisions at one threshold achieve, and how far apart groups of patients are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from federation.pages.elements import Table, Td
-from server.report.run_folder import Cell, Joining, Metric, ModelMetrics
-from server.report.tables import MODEL_NAMES, metric_text, subgroup_name
+from federation.pages.elements import TOTAL, Heading, Part, Section, Table, Td
+from server.report.run_folder import Cell, ModelMetrics, RunFolder
+from server.report.text import ALL, metric_text, subgroup_name, withheld
 
 _RATES: Mapping[str, str] = {
     "sensitivity": "Sensitivity",
@@ -27,9 +27,19 @@ _GAPS: Mapping[str, str] = {
 }
 
 
+def decisions(run: RunFolder) -> Section | None:
+    """Both, in runs that have them."""
+    made, gaps, parts = decision_table(run.model), gap_table(run.model), list[Part]()
+    if made.rows:
+        parts.append(made)
+    if gaps.rows:
+        parts += [Heading("Gaps between subgroups"), gaps]
+    return Section("decisions", "Decisions and fairness", parts) if parts else None
+
+
 def decision_table(model: ModelMetrics) -> Table:
     """What the model's one threshold achieves everywhere; no rows in runs that chose none."""
-    cells = {"All hospitals": model.overall, **dict(sorted(model.sites.items()))}
+    cells = {ALL: model.overall, **dict(sorted(model.sites.items()))}
     cells |= {subgroup_name(name): cell for name, cell in sorted(model.subgroups.items())}
     rows = [
         _decided(head, cell)
@@ -85,59 +95,15 @@ def gap_table(model: ModelMetrics) -> Table:
     )
 
 
-def between_table(models: Mapping[str, ModelMetrics]) -> Table:
-    """AUROC of the average hospital, and of one more, where enough can be compared."""
-    rows = []
-    for name in sorted(models, key=lambda name: (name != "federated", name)):
-        found = models[name].between_sites
-        if found is None or found.auroc.value is None:
-            continue
-        ends = found.prediction.get("low"), found.prediction.get("high")
-        ahead = metric_text(Metric(value=found.auroc.value, low=ends[0], high=ends[1])).note
-        rows.append(
-            [
-                Td(MODEL_NAMES.get(name, name)),
-                Td(str(found.hospitals)),
-                metric_text(found.auroc),
-                Td(ahead),
-                Td("–" if found.i_squared is None else f"{100 * found.i_squared:.0f}%"),
-            ]
-        )
-    return Table(
-        "AUROC of the average hospital (random effects), and where one more is to be expected",
-        ["Model", "Hospitals", "Average", "One more, 95%", "Variation beyond chance"],
-        rows,
-    )
-
-
-def joining_table(joining: Joining | None) -> Table:
-    """What each hospital gains or loses by joining."""
-    rows = []
-    for site, one in sorted(joining.sites.items()) if joining else ():
-        if one.suppressed:
-            rows.append([Td(site), Td(f"withheld: {one.suppressed}", look="withheld", span=3)])
-            continue
-        shown = [metric_text(metric) for metric in (one.federated, one.local, one.difference)]
-        rows.append([Td(site, "" if one.paired else "unpaired"), *shown])
-    if joining and rows:
-        rows.append([Td("Mean"), Td(""), Td(""), metric_text(joining.mean)])
-    return Table(
-        "What each hospital gains by joining: AUROC on its own held-out patients",
-        ["Hospital", "Federated", "Its own alone", "Difference"],
-        rows,
-        "Above 0, the federated model is better at home than what the hospital trains alone.",
-    )
-
-
 def _decided(head: str, cell: Cell) -> list[Td]:
     found = cell.at_threshold
+    first = Td(head, look=TOTAL if head == ALL else "")
     if cell.suppressed or found is None:
-        withheld = f"withheld: {cell.suppressed}"
-        return [Td(head), Td(withheld, look="withheld", span=len(_RATES))]
+        return [first, withheld(cell.suppressed, len(_RATES))]
     if found.reason:
-        return [Td(head), Td(found.reason, look="undefined", span=len(_RATES))]
+        return [first, Td(found.reason, look="undefined", span=len(_RATES))]
     digits = {"number_needed_to_evaluate": 1}
     return [
-        Td(head),
+        first,
         *(metric_text(getattr(found, name), digits.get(name, 3)) for name in _RATES),
     ]
