@@ -58,7 +58,7 @@ Aggregate = Literal["last", "mean", "count", "slope", "since", "present"]
 
 
 class EhrSection(ModalitySection):
-    """Events before the prediction time, as aggregates over a window.
+    """Events before the prediction time, as aggregates over a window or as they came.
 
     ``vocabulary``: ``hashed`` gives each code of ``reference_ranges`` and ``codes`` a place of
     its own and hashes the pieces of every other code into ``buckets``; ``listed`` uses the
@@ -76,8 +76,18 @@ class EhrSection(ModalitySection):
     aggregates: tuple[Aggregate, ...] = Field(
         default=("last", "mean", "count", "slope", "since", "present"), min_length=1
     )
+    max_events: int = Field(default=256, ge=8, le=4096)
+    layers: int = Field(default=2, ge=1, le=24)
+    heads: int = Field(default=4, ge=1, le=32)
     window_hours: PositiveFloat | None = None
     age: bool = True
+
+    @property
+    def prepared(self) -> tuple[object, ...]:
+        """What a site's tensor follows from, beside the vocabulary and its patients."""
+        reads = self.chosen.reads
+        own = self.aggregates if reads == "aggregates" else self.max_events
+        return reads, own, self.window_hours
 
     @field_validator("reference_ranges")
     @classmethod
@@ -87,6 +97,12 @@ class EhrSection(ModalitySection):
                 raise ValueError(f"{code}: low must be below high, found [{low:g}, {high:g}]")
         # In one order, as in the fingerprint: it decides the places of the codes.
         return dict(sorted(ranges.items()))
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> EhrSection:
+        if self.chosen.reads == "events" and self.width % self.heads:
+            raise ValueError(f"width is {self.width}; it must be a multiple of heads, {self.heads}")
+        return self
 
     @model_validator(mode="after")
     def _something_listed(self) -> EhrSection:

@@ -56,6 +56,13 @@ _AGGREGATES = frozenset({"aggregates"})
 EHR: Mapping[str, Encoder] = {
     "linear": Encoder("linear", "aggregates", "the aggregates as they are", "", _AGGREGATES),
     "mlp": Encoder("mlp", "aggregates", "two linear layers", "", _AGGREGATES),
+    "transformer": Encoder(
+        "transformer",
+        "events",
+        "a transformer over the events as they came: time, code and value of each",
+        "Tipirneni and Reddy, TKDD 2022",
+        frozenset({"max_events", "layers", "heads"}),
+    ),
 }
 IMAGE: Mapping[str, Encoder] = {
     "small_cnn": Encoder("small_cnn", "images", "four convolutions and a layer over a 4 x 4 map"),
