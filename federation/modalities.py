@@ -43,6 +43,13 @@ class ModalitySection(Section):
         return type(self)(**{**own, "encoder": name})
 
     @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> ModalitySection:
+        heads = getattr(self, "heads", 1) if "heads" in self.chosen.options else 1
+        if self.width % heads:
+            raise ValueError(f"width is {self.width}; it must be a multiple of heads, {heads}")
+        return self
+
+    @model_validator(mode="after")
     def _options_are_taken(self) -> ModalitySection:
         for key in sorted(foreign_options(self.encoders, self.encoder)):
             if getattr(self, key) != type(self).model_fields[key].default:
@@ -99,12 +106,6 @@ class EhrSection(ModalitySection):
         return dict(sorted(ranges.items()))
 
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> EhrSection:
-        if self.chosen.reads == "events" and self.width % self.heads:
-            raise ValueError(f"width is {self.width}; it must be a multiple of heads, {self.heads}")
-        return self
-
-    @model_validator(mode="after")
     def _something_listed(self) -> EhrSection:
         if self.vocabulary == "listed" and not self.reference_ranges and not self.codes:
             raise ValueError('vocabulary "listed" needs codes or reference_ranges')
@@ -123,6 +124,9 @@ class ImageSection(ModalitySection):
     size: int = Field(default=64, ge=32, le=1024)
     channels: Literal[1, 3] = 1
     planes: int | None = Field(default=None, ge=8, le=256)
+    patch: int = Field(default=8, ge=4, le=64)
+    layers: int = Field(default=4, ge=1, le=24)
+    heads: int = Field(default=4, ge=1, le=32)
 
     @model_validator(mode="after")
     def _volumes_have_an_encoder(self) -> ImageSection:
@@ -131,6 +135,11 @@ class ImageSection(ModalitySection):
                 f'encoder "{self.encoder}" takes pictures, not volumes: leave planes away'
             )
         return self
+
+    @property
+    def dimensions(self) -> int:
+        """2 of pictures, 3 of volumes."""
+        return 2 if self.planes is None else 3
 
     @property
     def shape(self) -> tuple[int, ...]:

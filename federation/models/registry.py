@@ -64,8 +64,25 @@ EHR: Mapping[str, Encoder] = {
         frozenset({"max_events", "layers", "heads"}),
     ),
 }
+_RESNET = "He et al., CVPR 2016"
 IMAGE: Mapping[str, Encoder] = {
     "small_cnn": Encoder("small_cnn", "images", "four convolutions and a layer over a 4 x 4 map"),
+    "resnet10": Encoder("networks", "images", "a residual network of 10 layers", _RESNET),
+    "resnet18": Encoder("networks", "images", "a residual network of 18 layers", _RESNET),
+    "resnet50": Encoder("networks", "images", "a residual network of 50 layers", _RESNET),
+    "densenet121": Encoder(
+        "networks", "images", "a densely connected network", "Huang et al., CVPR 2017"
+    ),
+    "efficientnet_b0": Encoder(
+        "networks", "images", "depthwise convolutions", "Tan and Le, ICML 2019"
+    ),
+    "vit": Encoder(
+        "vit",
+        "images",
+        "a vision transformer",
+        "Dosovitskiy et al., ICLR 2021",
+        frozenset({"patch", "layers", "heads"}),
+    ),
 }
 TEXT: Mapping[str, Encoder] = {
     "hashed": Encoder("hashed", "notes", "mean of the vectors of words and pairs, and a layer"),

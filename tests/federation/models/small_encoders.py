@@ -15,7 +15,7 @@ SHARED = {
     "image": {"width": 8, "size": 32},
     "text": {"width": 8, "buckets": 32, "max_tokens": 6},
 }
-OWN = {"transformer": {"max_events": 8, "layers": 2, "heads": 2}}
+OWN = {"vit": {"layers": 2, "heads": 2}, "transformer": {"max_events": 8, "layers": 2, "heads": 2}}
 """By encoder: what makes it small."""
 EVERY = [(modality, name) for modality, encoders in ENCODERS.items() for name in encoders]
 
