@@ -53,7 +53,7 @@ def described(modality: str, name: str, encoder: Encoder) -> dict[str, Any]:
     """Return the facts of an encoder, as a document."""
     from federation.modalities import ModalitiesSection
 
-    table = ModalitiesSection(**{modality: {"encoder": name}})
+    table = ModalitiesSection.model_validate({modality: {"encoder": name}})
     (section,) = [section for _, section in table.used]
     defaults = section.model_dump(mode="json")
     return {
