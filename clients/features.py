@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -58,8 +58,8 @@ def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) 
     width = vocabulary.places * len(section.aggregates)
     values = np.zeros((len(patients), width), np.float32)
     present = np.zeros(len(patients), bool)
-    for first, last, start, end in portions(events["row"].to_numpy(), len(patients), width):
-        marks = _marks(in_window(events.iloc[start:end], section), vocabulary, first)
+    for first, last, start, end in _portions(events["row"].to_numpy(), len(patients), width):
+        marks = _marks(_in_window(events.iloc[start:end], section), vocabulary, first)
         columns = _aggregates(marks, (last - first, vocabulary.places))
         wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
         values[first:last] = wanted.reshape(last - first, -1)
@@ -67,7 +67,7 @@ def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) 
     return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), {})
 
 
-def portions(
+def _portions(
     row: NDArray[np.int64], patients: int, width: int
 ) -> Iterator[tuple[int, int, int, int]]:
     """Yield first and last patient, and first and last event, of portions that fit in memory.
@@ -95,7 +95,7 @@ def code_moments(
     A code is left out unless at least ``minimum_cell`` training patients have it; its moments
     are left out unless as many have a value of it.
     """
-    events = in_window(patients.events, section)
+    events = _in_window(patients.events, section)
     events = events[events["row"].isin(patients.splits["train"])]
     skipped = Vocabulary((), {}, 1)
     found: dict[str, CodeMoments] = {}
@@ -113,12 +113,18 @@ def code_moments(
     return found
 
 
+def zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an array of zeros in memory."""
+    return np.zeros(shape, np.float32)
+
+
 def image_tensor(
     patients: Patients,
     section: ImageSection,
     folder: Path | None,
     settings: ImagesSection | None = None,
     workers: int = 0,
+    room: Callable[[tuple[int, ...]], NDArray[np.float32]] = zeros,
 ) -> ModalityTensor:
     """Read each patient's newest readable image.
 
@@ -128,11 +134,12 @@ def image_tensor(
         folder: of the images; None if the site has none.
         settings: ``[data.images]`` of the site file; None reads DICOM with its defaults.
         workers: processes that decode; 0 decodes in this one.
+        room: makes the array of all images, with zeros; where it lies is its affair.
 
     Returns:
-        (patients, channels, size, size) float32 in [0, 1].
+        (patients, channels, [planes,] size, size) float32 in [0, 1].
     """
-    values = np.zeros((len(patients), *section.shape), np.float32)
+    values = room((len(patients), *section.shape))
     present = np.zeros(len(patients), bool)
     unusable: dict[str, set[int]] = {}
     rows, files = _newest_first(patients.events, "IMAGE//")
@@ -147,6 +154,7 @@ def image_tensor(
         shape=section.shape,
         view=settings.view if settings else View(),
         kind=settings.format if settings else "dicom",
+        spacing_mm=section.spacing_mm,
     )
     while waiting:  # all patients' newest first, then the next of those whose could not be read
         asked = list(waiting)
@@ -197,8 +205,7 @@ def tokens_of(note: str) -> list[str]:
     return [token for both in zip(words, [*pairs, ""], strict=False) for token in both if token]
 
 
-def in_window(events: pd.DataFrame, section: EhrSection) -> pd.DataFrame:
-    """Return the events of the study's window, and facts without a time."""
+def _in_window(events: pd.DataFrame, section: EhrSection) -> pd.DataFrame:
     if section.window_hours is None:
         return events
     return events[~(events["hours_before"] > section.window_hours)]
@@ -219,9 +226,7 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary, first: int) -> _Marks:
     categories = [str(code) for code in events["code"].cat.categories]
     places = [vocabulary.places_of(code) for code in categories]
     code = events["code"].cat.codes.to_numpy()
-    scaled = scaled_values(
-        events["numeric_value"].to_numpy(np.float64), code, categories, vocabulary
-    )
+    scaled = _scaled(events["numeric_value"].to_numpy(np.float64), code, categories, vocabulary)
     rows, marked, hours, values, order = [], [], [], [], []
     for depth in range(max((len(where) for where, _ in places), default=0)):
         place = np.array([where[depth] if depth < len(where) else -1 for where, _ in places])[code]
@@ -240,13 +245,12 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary, first: int) -> _Marks:
     return _Marks(*(np.concatenate(part)[sequence] for part in (rows, marked, hours, values)))
 
 
-def scaled_values(
+def _scaled(
     values: NDArray[np.float64],
     code: NDArray[np.integer],
     categories: list[str],
     vocabulary: Vocabulary,
 ) -> NDArray[np.float64]:
-    """Scale values, (events,), by their codes' ranges; ``code`` counts in ``categories``."""
     scales = [vocabulary.scales.get(name) for name in categories]
     center = np.array([0.0 if s is None else s.center for s in scales])[code]
     width = np.array([1.0 if s is None else s.width for s in scales])[code]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -113,6 +114,21 @@ class CohortStore:
         """
         arrays = {"values": tensor.values, "present": tensor.present}
         self._write(key, arrays, {"unusable": dict(tensor.unusable)})
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array of zeros on the disk, gone when it is no longer used.
+
+        A site's volumes may be larger than its memory.
+
+        Raises:
+            UserError: if the folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                return np.memmap(file, np.float32, "w+", shape=shape)
+        except OSError as error:
+            raise no_room(self.folder, error, self._remedy) from None
 
     def _read(self, key: Key) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         path = self._path(key)

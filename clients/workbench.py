@@ -20,7 +20,6 @@ from clients.memory import Memory
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from clients.store import CohortStore
-from clients.triplets import event_tensor
 from federation.errors import UserError
 from federation.models.build import FlatModel, build_model
 from federation.models.inputs import probe_inputs
@@ -33,9 +32,6 @@ from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
 
 T = TypeVar("T")
-
-EHR_TENSORS = {"aggregates": ehr_tensor, "events": event_tensor}
-"""By what the study's encoder reads."""
 
 
 @dataclass(frozen=True)
@@ -221,15 +217,14 @@ class Workbench:
         site = self.site(file)
         if (ehr := modalities.ehr) is not None:
             assert vocabulary is not None
-            make = EHR_TENSORS[ehr.chosen.reads]
-            key = (*task, *ehr.prepared, vocabulary.canonical)
-            yield "ehr", key, lambda: make(self.patients(file, study), ehr, vocabulary)
+            key = (*task, repr(ehr), vocabulary.canonical)
+            yield "ehr", key, lambda: ehr_tensor(self.patients(file, study), ehr, vocabulary)
         if (image := modalities.image) is not None:
             yield (
                 "image",
                 (
                     *task,
-                    repr(image.shape),
+                    repr((image.shape, image.spacing_mm)),
                     self._once(("images", file), lambda: images_state(site)),
                 ),
                 lambda: image_tensor(
@@ -238,6 +233,7 @@ class Workbench:
                     site.images,
                     site.settings.data.images,
                     0 if self.simulated else all_cores(),
+                    self._prepared(file).store.room,
                 ),
             )
         if (text := modalities.text) is not None:

@@ -79,12 +79,11 @@ def _write_dicom(file, pixels, *, bits=None, photometric="MONOCHROME2", **tags):
 
     pixels = np.ascontiguousarray(pixels)
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(file)])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = Dataset()
     data.file_meta = meta
-    data.SOPClassUID = meta.MediaStorageSOPClassUID
+    data.SOPClassUID = ComputedRadiographyImageStorage
     data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     data.SamplesPerPixel = 1
     data.PhotometricInterpretation = photometric
@@ -98,6 +97,7 @@ def _write_dicom(file, pixels, *, bits=None, photometric="MONOCHROME2", **tags):
     data.PixelData = pixels.tobytes()
     for name, value in tags.items():
         setattr(data, name, value)
+    meta.MediaStorageSOPClassUID = data.SOPClassUID
     file.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(file, enforce_file_format=True)
     return file

@@ -14,7 +14,6 @@ from wardround import (
     data,
     deidentify,
     ledger,
-    models,
     provision,
     pull,
     rehearse,
@@ -53,7 +52,6 @@ data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
 strategies.register(cli)
-models.register(cli)
 site_check.register(site.site)
 site_hashes.register(site.site)
 deidentify.register(site.site)

@@ -24,6 +24,7 @@ from clients.checks.signals import Signal, signals
 from clients.checks.state import blocked, state_findings
 from clients.checks.study import modality_findings, offered, study_findings
 from clients.checks.values import Ranged, cluster_findings, ranged_values, value_findings
+from clients.checks.volumes import volume_counts
 from clients.cohort import Patients
 from clients.site import Site, load_site
 from clients.sources.registry import site_events
@@ -150,7 +151,7 @@ def _findings(site: Site, study: Study | None, evidence: Evidence, tell: Tell) -
     yield from identifier_findings(scan, notes_used=site.offers("text"))
     if site.images is not None and (section := site.settings.data.images) is not None:
         tell("images: opening files")
-        evidence.images = look_at_images(site.images, section.format)
+        evidence.images = look_at_images(site.images, section.format, section.view)
         yield from image_findings(evidence.images)
     with tempfile.TemporaryDirectory() as scratch:
         bench = RehearsalBench(Path(scratch))
@@ -241,6 +242,8 @@ def counts(evidence: Evidence) -> dict[str, Any]:
         told["modalities"] = evidence.present
     if evidence.images:
         told["image files"] = evidence.images.files
+        if evidence.images.volumes:
+            told["volumes"] = volume_counts(evidence.images.volumes)
     if evidence.steps:
         told["seconds"] = {one.kind: round(one.seconds, 3) for one in evidence.steps}
     return told

@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 
 from clients.checks.finding import Finding, named, plural
 from clients.checks.patterns import found_in, masked
+from clients.checks.volumes import VolumeFacts, VolumeFiles, volume_findings
+from clients.images.picture import View
 from clients.images.png import SIGNATURE
 from clients.images.settings import Format
 from federation.randomness import derive_seed
@@ -51,6 +53,7 @@ class ImageFiles:
         burned: files said to show, or likely to show, text in their pixels.
         same: names of files with the very same pixels, one list each.
         telling: names that hold what looks like an identifier, by kind.
+        volumes: those that the opened files make; none of a folder of which a part was opened.
     """
 
     kind: Format
@@ -64,12 +67,18 @@ class ImageFiles:
     burned: int = 0
     same: list[list[str]] = field(default_factory=list)
     telling: Counter[str] = field(default_factory=Counter)
+    volumes: tuple[VolumeFacts, ...] = ()
 
 
-def look_at_images(folder: Path, kind: Format) -> ImageFiles:
+def look_at_images(folder: Path, kind: Format, view: View) -> ImageFiles:
     """Open a folder's files, headers and pixels as stored; nothing is decoded.
 
     What cannot be decoded is found where a study is rehearsed.
+
+    Args:
+        folder: of the images.
+        kind: how they are written.
+        view: whose rules say which files volumes are made of.
     """
     found = ImageFiles(kind)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -79,17 +88,23 @@ def look_at_images(folder: Path, kind: Format) -> ImageFiles:
         if where.any():
             found.telling[identifier] += int(where.sum())
     pixels: dict[bytes, list[str]] = {}
+    volumes = VolumeFiles(view)
     for path in _chosen(files):
         name = str(path.relative_to(folder))
         found.opened += 1
         try:
-            stored = _stored_dicom(path, found) if kind == "dicom" else _stored(path, kind)
+            if kind == "dicom":
+                stored = _stored_dicom(path, found, volumes)
+            else:
+                stored = _stored(path, kind, volumes)
         except Exception:  # damaged headers raise anything at all, and may quote their values
             found.unreadable.append(name)
             continue
         if stored:
             pixels.setdefault(hashlib.sha256(stored).digest(), []).append(name)
     found.same = [names for names in pixels.values() if len(names) > 1]
+    if found.opened == found.files:
+        found.volumes = volumes.facts()
     return found
 
 
@@ -119,6 +134,7 @@ def image_findings(found: ImageFiles, field: str = "data.images.path") -> Iterat
             f"({plural(len(found.same), 'group')})",
             "If they are of different patients, one of them has the wrong image.",
         )
+    yield from volume_findings(found.volumes)
     if found.burned:
         yield Finding(
             "warning",
@@ -159,15 +175,18 @@ def _chosen(files: Sequence[Path]) -> Sequence[Path]:
     return sorted(rng.sample(list(files), max(int(share * len(files)), 1)))
 
 
-def _stored_dicom(path: Path, found: ImageFiles) -> bytes:
+def _stored_dicom(path: Path, found: ImageFiles, volumes: VolumeFiles) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote the values of tags
         header = pydicom.dcmread(path)
         _look_at(header, found)
+        volumes.add_dicom(path, header)
         return bytes(header.get("PixelData") or b"")
 
 
-def _stored(path: Path, kind: Format) -> bytes:
+def _stored(path: Path, kind: Format, volumes: VolumeFiles) -> bytes:
+    if kind == "nifti":
+        volumes.add_nifti(path)
     content = path.read_bytes()
     if kind == "png" and not content.startswith(SIGNATURE):
         raise ValueError("not a PNG file")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from clients.images.box import Grid
 from clients.images.dicom_frame import opened
 from clients.images.paths import inside
 from clients.images.picture import UnreadableImage, View
@@ -24,6 +25,12 @@ SLICE_TAGS = (
     "PixelSpacing",
     "InstanceNumber",
     "SeriesInstanceUID",
+)
+FRAME_TAGS = (
+    *SLICE_TAGS,
+    "SpacingBetweenSlices",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 )
 MOST_SLICES = 2**14
 PARALLEL = 1e-3
@@ -41,7 +48,7 @@ class Slice:
         position: in millimetres, (3,); None if the header has none.
         orientation: direction of the rows and of the columns, (6,); None likewise.
         spacing: between rows and between columns in millimetres; None likewise.
-        number: the InstanceNumber.
+        number: the InstanceNumber; of a file of several, the frame, from 0.
     """
 
     file: Path
@@ -61,11 +68,39 @@ class Volume:
         slices: in order along the normal of the planes; by InstanceNumber without positions.
         spacing: between slices (the median gap), rows and columns in millimetres; 0 is unknown.
         even: whether no gap between slices is off the median by over a tenth of it.
+        placed: whether the slices say where they lie.
+        upright: whether they lie over one another, as not those of a tilted gantry.
     """
 
     slices: tuple[Slice, ...]
     spacing: tuple[float, float, float]
     even: bool
+    placed: bool = True
+    upright: bool = True
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie; an oblique volume is taken along the nearest axes.
+
+        Source: DICOM PS3.3 C.7.6.2.1.1 (x runs to the patient's left, y to the back, z to the
+        head).
+        """
+        first = self.slices[0]
+        shape = len(self.slices), *first.shape
+        if not self.placed:
+            return Grid(shape, self.spacing)
+        from nibabel.orientations import io_orientation
+
+        across, down = np.array(first.orientation, float).reshape(2, 3)
+        directions = np.eye(4)
+        directions[:3, :3] = np.stack([np.cross(across, down), down, across], axis=1)
+        planes, rows, columns = io_orientation(directions).tolist()
+        return Grid(
+            shape,
+            self.spacing,
+            (2 - int(planes[0]), 2 - int(rows[0]), 2 - int(columns[0])),
+            (planes[1] < 0, rows[1] < 0, columns[1] < 0),
+        )
 
 
 def middle_file(folder: Path, view: View) -> Path:
@@ -127,7 +162,7 @@ def assemble(slices: Sequence[Slice]) -> Volume:
     within = first.spacing or (0.0, 0.0)
     if any(s.position is None or s.orientation is None for s in slices):
         ordered = sorted(slices, key=lambda s: (s.number, s.file.name))
-        return Volume(tuple(ordered), (0.0, within[0], within[1]), False)
+        return Volume(tuple(ordered), (0.0, within[0], within[1]), False, placed=False)
     directions = np.array([s.orientation for s in slices], float)
     if np.abs(directions - directions[0]).max() > PARALLEL:
         raise UnreadableImage("the slices do not make one volume")
@@ -135,8 +170,51 @@ def assemble(slices: Sequence[Slice]) -> Volume:
     order = np.argsort(places, kind="stable")
     gaps = np.diff(places[order])
     gap = float(np.median(gaps)) if len(gaps) else 0.0
-    even = bool((np.abs(gaps - gap) <= 0.1 * gap).all())
-    return Volume(tuple(slices[i] for i in order), (gap, within[0], within[1]), even)
+    even = not len(gaps) or (gap > 0 and bool((np.abs(gaps - gap) <= 0.1 * gap).all()))
+    normal = np.cross(*directions[0].reshape(2, 3))
+    beside = np.array([s.position for s in slices], float) - places[:, None] * normal
+    drift = np.linalg.norm(np.diff(beside[order], axis=0), axis=1)
+    upright = bool((drift <= 0.1 * gap + 1e-3).all())
+    spacing = gap, within[0], within[1]
+    return Volume(tuple(slices[i] for i in order), spacing, even, upright=upright)
+
+
+def of_frames(file: Path, header: Dataset, frames: int) -> Volume:
+    """Put the frames of one file into order; those without positions keep theirs.
+
+    Args:
+        file: that holds them.
+        header: of which ``FRAME_TAGS`` were read.
+        frames: how many there are.
+
+    Raises:
+        UnreadableImage: if they are of several directions.
+    """
+    shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
+    groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+    shape = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+    slices = []
+    for number in range(frames):
+        own = [*groups[number : number + 1], *shared]
+        slices.append(
+            Slice(
+                file=file,
+                series="of one file",
+                shape=shape,
+                position=_of_groups(own, "PlanePositionSequence", "ImagePositionPatient", 3),
+                orientation=_of_groups(
+                    own, "PlaneOrientationSequence", "ImageOrientationPatient", 6
+                ),
+                spacing=_of_groups(own, "PixelMeasuresSequence", "PixelSpacing", 2)
+                or _numbers(header, "PixelSpacing", 2),
+                number=number,
+            )
+        )
+    if all(one.position and one.orientation for one in slices):
+        return assemble(slices)
+    gap, within = header.get("SpacingBetweenSlices"), slices[0].spacing or (0.0, 0.0)
+    spacing = abs(float(gap or 0)), within[0], within[1]
+    return Volume(tuple(slices), spacing, even=True, placed=False)
 
 
 def frame_order(header: Dataset, frames: int) -> list[int]:
@@ -162,6 +240,14 @@ def along_normal(
     """Return how far along the normal of their planes positions lie, in millimetres."""
     directions = np.array(orientation, float).reshape(2, 3)
     return np.asarray(np.array(positions, float) @ np.cross(*directions), np.float64)
+
+
+def _of_groups(
+    groups: Sequence[Dataset], sequence: str, tag: str, count: int
+) -> tuple[float, ...] | None:
+    """Return what the first of some functional groups that has a tag says."""
+    found = [numbers for group in groups if (numbers := _nested(group, sequence, tag))]
+    return found[0] if found and len(found[0]) == count else None
 
 
 def _nested(group: Dataset, sequence: str, tag: str) -> tuple[float, ...] | None:

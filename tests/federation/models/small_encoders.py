@@ -5,19 +5,26 @@ from torch import nn
 
 from federation.modalities import EhrSection, ImageSection, TextSection
 from federation.models.inputs import PROBES
-from federation.models.registry import ENCODERS
+from federation.models.registry import ENCODERS, IMAGE
 from federation.vocabulary import agreed_vocabulary
 
 PATIENTS = 4
-SECTIONS = {"ehr": EhrSection, "image": ImageSection, "text": TextSection}
+SECTIONS = {
+    "ehr": EhrSection,
+    "image": ImageSection,
+    "volume": ImageSection,
+    "text": TextSection,
+}
 SHARED = {
     "ehr": {"width": 8, "buckets": 6, "codes": ("LAB//CRP", "LAB//BUN")},
     "image": {"width": 8, "size": 32},
+    "volume": {"width": 8, "size": 32, "planes": 8},
     "text": {"width": 8, "buckets": 32, "max_tokens": 6},
 }
-OWN = {"vit": {"layers": 2, "heads": 2}, "transformer": {"max_events": 8, "layers": 2, "heads": 2}}
+OWN = {}
 """By encoder: what makes it small."""
 EVERY = [(modality, name) for modality, encoders in ENCODERS.items() for name in encoders]
+EVERY += [("volume", name) for name, encoder in IMAGE.items() if encoder.volumes]
 
 
 def section_of(modality, name, **options):
