@@ -1,5 +1,6 @@
 """What many tests need: small site folders, DICOM files and studies, written in milliseconds."""
 
+import hashlib
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -145,11 +146,14 @@ def _write_site(
     splits=None,
     subgroups=("sex", "age_band"),
     policy=None,
+    key="",
 ):
     """Write a site folder; return it.
 
     ``events`` and ``labels`` replace the default rows, ``more_events`` come on top; ``splits``
-    is written as the site's subject splits.
+    is written as the site's subject splits. The patient ``key``, in hexadecimal, follows from
+    the folder's name where none is given, so that no split is a matter of luck; with None the site
+    draws its own.
     """
     folder = Path(folder)
     default_events, default_labels = _default_rows(patients, first_id, seed, images, notes, folder)
@@ -173,6 +177,11 @@ def _write_site(
     if policy:
         document["policy"] = policy
     (folder / "site.toml").write_text(tomli_w.dumps(document))
+    if key is not None:
+        (folder / "state").mkdir(mode=0o700, exist_ok=True)
+        file = folder / "state" / "patient.key"
+        file.write_text(key or hashlib.sha256(folder.name.encode()).hexdigest())
+        file.chmod(0o600)
     return folder
 
 

@@ -59,7 +59,7 @@ def wardround(monkeypatch, capsys):
 @pytest.fixture
 def site(tmp_path, write_site):
     policy = {"epsilon_per_patient": 6.0, "delta": 1e-4}
-    return load_site(write_site(tmp_path / "bern", 4, policy=policy))
+    return load_site(write_site(tmp_path / "bern", 4, policy=policy, key=None))
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_journal_without_its_ledger_is_not_taken_for_a_site_that_spent_nothing(w
 
 
 def test_ledger_of_another_site_is_refused(wardround, spent, tmp_path, write_site):
-    other = load_site(write_site(tmp_path / "aarau", 4))
+    other = load_site(write_site(tmp_path / "aarau", 4, key=None))
     shutil.copytree(spent.state, other.state)
     refused(wardround("ledger", other.file), '"bern"', '"aarau"')
 

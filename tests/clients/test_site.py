@@ -20,7 +20,7 @@ def edited(folder, old, new):
 
 @pytest.fixture
 def folder(tmp_path, write_site):
-    return write_site(tmp_path / "bern", 4, images=True, notes=True)
+    return write_site(tmp_path / "bern", 4, images=True, notes=True, key=None)
 
 
 def test_site_of_a_folder_and_of_its_file_are_the_same(folder):
@@ -122,7 +122,7 @@ def test_patient_key_is_drawn_once_secret_and_stable(folder):
 
 
 def test_sites_have_different_keys(tmp_path, write_site):
-    keys = {load_site(write_site(tmp_path / n, 2)).patient_key() for n in ("a", "b", "c")}
+    keys = {load_site(write_site(tmp_path / n, 2, key=None)).patient_key() for n in ("a", "b", "c")}
     assert len(keys) == 3
 
 

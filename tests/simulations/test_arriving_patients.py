@@ -24,9 +24,7 @@ ROUNDS = 3
 def sites(tmp_path_factory, write_site):
     folder = tmp_path_factory.mktemp("sites")
     for k, name in enumerate(["ash", "birch", "cedar"]):
-        site = write_site(folder / name, 50 + 20 * k, seed=k, first_id=1000 * k + 1)
-        (site / "state").mkdir()
-        (site / "state" / "patient.key").write_text(f"{k:064x}")  # the same splits in every run
+        write_site(folder / name, 50 + 20 * k, seed=k, first_id=1000 * k + 1)
     return folder
 
 
@@ -101,9 +99,7 @@ def test_site_with_too_few_patients_yet_says_so_and_joins_later(tmp_path, sites,
     for name in ("ash", "birch"):
         (tmp_path / "sites").mkdir(exist_ok=True)
         (tmp_path / "sites" / name).symlink_to(sites / name)
-    small = write_site(tmp_path / "sites" / "small", 60, first_id=9001, policy={"minimum_cell": 30})
-    (small / "state").mkdir()
-    (small / "state" / "patient.key").write_text("0" * 64)
+    write_site(tmp_path / "sites" / "small", 60, first_id=9001, policy={"minimum_cell": 30})
     simulate(study(evaluation={"every": 0}), tmp_path / "sites", tmp_path / "run", workers=0)
     lines = (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()
     first, *_, last = map(json.loads, lines)

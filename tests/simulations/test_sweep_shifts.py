@@ -43,9 +43,7 @@ def write_sweep(tmp_path, write_study):
 @pytest.fixture
 def sites(tmp_path, write_site):
     for k, name in enumerate(["east", "north", "west"]):
-        site = write_site(tmp_path / "sites" / name, 200, first_id=1000 * k + 1, seed=k)
-        (site / "state").mkdir()
-        (site / "state" / "patient.key").write_text(f"{k:064x}")  # the same splits in every run
+        write_site(tmp_path / "sites" / name, 200, first_id=1000 * k + 1, seed=k)
     return tmp_path / "sites"
 
 

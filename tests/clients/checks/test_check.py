@@ -40,11 +40,7 @@ def site(tmp_path, write_site):
     """Write a site of 100 patients with something added to it or changed."""
 
     def write(**more):
-        folder = write_site(tmp_path / "bern", 100, **more)
-        (folder / "state").mkdir(mode=0o700)
-        (folder / "state/patient.key").write_text("5" * 64)  # always the same splits
-        (folder / "state/patient.key").chmod(0o600)
-        return folder
+        return write_site(tmp_path / "bern", 100, key="5" * 64, **more)
 
     return write
 

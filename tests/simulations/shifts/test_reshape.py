@@ -42,8 +42,6 @@ def sites(tmp_path, write_site):
         folder = write_site(
             tmp_path / "sites" / name, 80, seed=k, first_id=1 + 1000 * k, images=True, notes=True
         )
-        (folder / "state").mkdir()
-        (folder / "state" / "patient.key").write_text(f"{k}" * 64)
         (folder / "state" / "ledger.sqlite").write_text("what was spent")
     return tmp_path / "sites"
 
@@ -225,12 +223,10 @@ def test_training_split_by_the_patient_key_is_checked_too(
     tmp_path, write_site, make_plan, identified
 ):
     for name in "ab":
-        folder = write_site(tmp_path / "sites" / name, 30)
-        (folder / "state").mkdir()
-        (folder / "state/patient.key").write_text("7" * 64)
+        write_site(tmp_path / "sites" / name, 30, key="7" * 64)
     trained = set(identified(tmp_path / "sites/a", hashed_training(tmp_path / "sites/a")))
     labels = [(s, START + timedelta(days=400), s not in trained) for s in range(1, 31)]
-    write_site(tmp_path / "sites/a", 30, labels=labels)
+    write_site(tmp_path / "sites/a", 30, labels=labels, key="7" * 64)
     with pytest.raises(UserError, match=f"{len(trained)} patients in training, 0 of them"):
         reshape(tmp_path / "sites", make_plan({"kind": "covariate"}), tmp_path / "out")
 
