@@ -58,8 +58,8 @@ def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) 
     width = vocabulary.places * len(section.aggregates)
     values = np.zeros((len(patients), width), np.float32)
     present = np.zeros(len(patients), bool)
-    for first, last, start, end in _portions(events["row"].to_numpy(), len(patients), width):
-        marks = _marks(_in_window(events.iloc[start:end], section), vocabulary, first)
+    for first, last, start, end in portions(events["row"].to_numpy(), len(patients), width):
+        marks = _marks(in_window(events.iloc[start:end], section), vocabulary, first)
         columns = _aggregates(marks, (last - first, vocabulary.places))
         wanted = np.stack([columns[name] for name in section.aggregates], axis=-1)
         values[first:last] = wanted.reshape(last - first, -1)
@@ -67,7 +67,7 @@ def ehr_tensor(patients: Patients, section: EhrSection, vocabulary: Vocabulary) 
     return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), {})
 
 
-def _portions(
+def portions(
     row: NDArray[np.int64], patients: int, width: int
 ) -> Iterator[tuple[int, int, int, int]]:
     """Yield first and last patient, and first and last event, of portions that fit in memory.
@@ -95,7 +95,7 @@ def code_moments(
     A code is left out unless at least ``minimum_cell`` training patients have it; its moments
     are left out unless as many have a value of it.
     """
-    events = _in_window(patients.events, section)
+    events = in_window(patients.events, section)
     events = events[events["row"].isin(patients.splits["train"])]
     skipped = Vocabulary((), {}, 1)
     found: dict[str, CodeMoments] = {}
@@ -205,7 +205,8 @@ def tokens_of(note: str) -> list[str]:
     return [token for both in zip(words, [*pairs, ""], strict=False) for token in both if token]
 
 
-def _in_window(events: pd.DataFrame, section: EhrSection) -> pd.DataFrame:
+def in_window(events: pd.DataFrame, section: EhrSection) -> pd.DataFrame:
+    """Return the events of the study's window, and facts without a time."""
     if section.window_hours is None:
         return events
     return events[~(events["hours_before"] > section.window_hours)]
@@ -226,7 +227,9 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary, first: int) -> _Marks:
     categories = [str(code) for code in events["code"].cat.categories]
     places = [vocabulary.places_of(code) for code in categories]
     code = events["code"].cat.codes.to_numpy()
-    scaled = _scaled(events["numeric_value"].to_numpy(np.float64), code, categories, vocabulary)
+    scaled = scaled_values(
+        events["numeric_value"].to_numpy(np.float64), code, categories, vocabulary
+    )
     rows, marked, hours, values, order = [], [], [], [], []
     for depth in range(max((len(where) for where, _ in places), default=0)):
         place = np.array([where[depth] if depth < len(where) else -1 for where, _ in places])[code]
@@ -245,12 +248,13 @@ def _marks(events: pd.DataFrame, vocabulary: Vocabulary, first: int) -> _Marks:
     return _Marks(*(np.concatenate(part)[sequence] for part in (rows, marked, hours, values)))
 
 
-def _scaled(
+def scaled_values(
     values: NDArray[np.float64],
     code: NDArray[np.integer],
     categories: list[str],
     vocabulary: Vocabulary,
 ) -> NDArray[np.float64]:
+    """Scale values, (events,), by their codes' ranges; ``code`` counts in ``categories``."""
     scales = [vocabulary.scales.get(name) for name in categories]
     center = np.array([0.0 if s is None else s.center for s in scales])[code]
     width = np.array([1.0 if s is None else s.width for s in scales])[code]

@@ -20,6 +20,7 @@ from clients.memory import Memory
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from clients.store import CohortStore
+from clients.triplets import event_tensor
 from federation.errors import UserError
 from federation.models.build import FlatModel, build_model
 from federation.models.inputs import probe_inputs
@@ -32,6 +33,9 @@ from federation.study import Study
 from federation.vocabulary import Vocabulary, agreed_vocabulary
 
 T = TypeVar("T")
+
+EHR_TENSORS = {"aggregates": ehr_tensor, "events": event_tensor}
+"""By what the study's encoder reads."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +221,9 @@ class Workbench:
         site = self.site(file)
         if (ehr := modalities.ehr) is not None:
             assert vocabulary is not None
-            key = (*task, repr(ehr), vocabulary.canonical)
-            yield "ehr", key, lambda: ehr_tensor(self.patients(file, study), ehr, vocabulary)
+            make = EHR_TENSORS[ehr.chosen.reads]
+            key = (*task, *ehr.prepared, vocabulary.canonical)
+            yield "ehr", key, lambda: make(self.patients(file, study), ehr, vocabulary)
         if (image := modalities.image) is not None:
             yield (
                 "image",

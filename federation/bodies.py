@@ -87,6 +87,7 @@ Reason = Literal[
     "image: the path leads out of the data folder",
     "image: not a file name",
     "image: offered, but no event names a file",
+    "event: cut at the study's max_events",
     "note: cut at the study's max_tokens",
     "note: offered, but no event holds one",
 ]

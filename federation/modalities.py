@@ -43,6 +43,13 @@ class ModalitySection(Section):
         return type(self)(**{**own, "encoder": name})
 
     @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> ModalitySection:
+        heads = getattr(self, "heads", 1) if "heads" in self.chosen.options else 1
+        if self.width % heads:
+            raise ValueError(f"width is {self.width}; it must be a multiple of heads, {heads}")
+        return self
+
+    @model_validator(mode="after")
     def _options_are_taken(self) -> ModalitySection:
         for key in sorted(foreign_options(self.encoders, self.encoder)):
             if getattr(self, key) != type(self).model_fields[key].default:
@@ -58,7 +65,7 @@ Aggregate = Literal["last", "mean", "count", "slope", "since", "present"]
 
 
 class EhrSection(ModalitySection):
-    """Events before the prediction time, as aggregates over a window.
+    """Events before the prediction time, as aggregates over a window or as they came.
 
     ``vocabulary``: ``hashed`` gives each code of ``reference_ranges`` and ``codes`` a place of
     its own and hashes the pieces of every other code into ``buckets``; ``listed`` uses the
@@ -76,8 +83,18 @@ class EhrSection(ModalitySection):
     aggregates: tuple[Aggregate, ...] = Field(
         default=("last", "mean", "count", "slope", "since", "present"), min_length=1
     )
+    max_events: int = Field(default=256, ge=8, le=4096)
+    layers: int = Field(default=2, ge=1, le=24)
+    heads: int = Field(default=4, ge=1, le=32)
     window_hours: PositiveFloat | None = None
     age: bool = True
+
+    @property
+    def prepared(self) -> tuple[object, ...]:
+        """What a site's tensor follows from, beside the vocabulary and its patients."""
+        reads = self.chosen.reads
+        own = self.aggregates if reads == "aggregates" else self.max_events
+        return reads, own, self.window_hours
 
     @field_validator("reference_ranges")
     @classmethod
@@ -109,6 +126,9 @@ class ImageSection(ModalitySection):
     channels: Literal[1, 3] = 1
     planes: int | None = Field(default=None, ge=8, le=256)
     spacing_mm: tuple[PositiveFloat, PositiveFloat] | None = None
+    patch: int = Field(default=8, ge=4, le=64)
+    layers: int = Field(default=4, ge=1, le=24)
+    heads: int = Field(default=4, ge=1, le=32)
 
     @model_validator(mode="after")
     def _volumes_have_an_encoder(self) -> ImageSection:
@@ -119,6 +139,11 @@ class ImageSection(ModalitySection):
         if self.spacing_mm is not None and self.planes is None:
             raise ValueError("spacing_mm is of a volume: give planes, or leave it away")
         return self
+
+    @property
+    def dimensions(self) -> int:
+        """2 of pictures, 3 of volumes."""
+        return 2 if self.planes is None else 3
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from federation.validation import listed
 HARMLESS = (
     "events after the prediction time, not used",
     "later prediction times, not used",
+    "event: cut at the study's max_events",
     "note: cut at the study's max_tokens",
 )
 """Counts that the report shows and that are no reason to doubt a result."""

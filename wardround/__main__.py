@@ -14,6 +14,7 @@ from wardround import (
     data,
     deidentify,
     ledger,
+    models,
     provision,
     pull,
     rehearse,
@@ -52,6 +53,7 @@ data.register(cli)
 ledger.register(cli)
 sweep.register(cli)
 strategies.register(cli)
+models.register(cli)
 site_check.register(site.site)
 site_hashes.register(site.site)
 deidentify.register(site.site)

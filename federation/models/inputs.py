@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from federation.models.registry import Reads
+from federation.models.triplets import FACTS, columns
 from federation.study import Study
 from federation.vocabulary import Vocabulary
 
@@ -18,6 +19,21 @@ Probe = Callable[[Any, int, int, torch.Generator], Tensor]
 def aggregates(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
     """(patients, places x aggregates) float32."""
     return torch.randn((patients, places * len(section.aggregates)), generator=generator)
+
+
+def events(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
+    """(patients, max_events, 4 + pieces) float32, as `federation.models.triplets` says."""
+    shape = patients, section.max_events
+    x = torch.zeros(*shape, columns(section.vocabulary == "hashed"))
+    timed, valued = (torch.rand(shape, generator=generator) < 0.8 for _ in range(2))
+    x[..., 0] = torch.rand(shape, generator=generator) * 1000 * timed
+    x[..., 1] = timed
+    x[..., 2] = torch.randn(shape, generator=generator) * valued
+    x[..., 3] = valued
+    x[..., FACTS:] = torch.randint(1, places + 1, x[..., FACTS:].shape, generator=generator)
+    for i in range(patients):  # each has fewer than the one before
+        x[i, section.max_events - i % section.max_events :] = 0
+    return x
 
 
 def images(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
@@ -31,7 +47,12 @@ def notes(section: Any, places: int, patients: int, generator: torch.Generator) 
     return torch.randint(0, section.buckets + 1, shape, generator=generator)
 
 
-PROBES: Mapping[Reads, Probe] = {"aggregates": aggregates, "images": images, "notes": notes}
+PROBES: Mapping[Reads, Probe] = {
+    "aggregates": aggregates,
+    "events": events,
+    "images": images,
+    "notes": notes,
+}
 """Each makes up a tensor, as the patients' is described in its first line."""
 
 

@@ -56,10 +56,34 @@ _AGGREGATES = frozenset({"aggregates"})
 EHR: Mapping[str, Encoder] = {
     "linear": Encoder("linear", "aggregates", "the aggregates as they are", "", _AGGREGATES),
     "mlp": Encoder("mlp", "aggregates", "two linear layers", "", _AGGREGATES),
+    "transformer": Encoder(
+        "transformer",
+        "events",
+        "a transformer over the events as they came: time, code and value of each",
+        "Tipirneni and Reddy, TKDD 2022",
+        frozenset({"max_events", "layers", "heads"}),
+    ),
 }
+_RESNET = "He et al., CVPR 2016"
 IMAGE: Mapping[str, Encoder] = {
     "small_cnn": Encoder(
         "small_cnn", "images", "four convolutions and a layer over a 4 x 4 map", volumes=True
+    ),
+    "resnet10": Encoder("networks", "images", "a residual network of 10 layers", _RESNET),
+    "resnet18": Encoder("networks", "images", "a residual network of 18 layers", _RESNET),
+    "resnet50": Encoder("networks", "images", "a residual network of 50 layers", _RESNET),
+    "densenet121": Encoder(
+        "networks", "images", "a densely connected network", "Huang et al., CVPR 2017"
+    ),
+    "efficientnet_b0": Encoder(
+        "networks", "images", "depthwise convolutions", "Tan and Le, ICML 2019"
+    ),
+    "vit": Encoder(
+        "vit",
+        "images",
+        "a vision transformer",
+        "Dosovitskiy et al., ICLR 2021",
+        frozenset({"patch", "layers", "heads"}),
     ),
 }
 TEXT: Mapping[str, Encoder] = {

@@ -55,4 +55,4 @@ class SmallCnn(nn.Module):
 
 def build(section: ImageSection, places: int) -> SmallCnn:
     """See `federation.models.registry.Encoder`."""
-    return SmallCnn(section.channels, len(section.shape) - 1, section.width)
+    return SmallCnn(section.channels, section.dimensions, section.width)

@@ -21,7 +21,7 @@ SHARED = {
     "volume": {"width": 8, "size": 32, "planes": 8},
     "text": {"width": 8, "buckets": 32, "max_tokens": 6},
 }
-OWN = {}
+OWN = {"vit": {"layers": 2, "heads": 2}, "transformer": {"max_events": 8, "layers": 2, "heads": 2}}
 """By encoder: what makes it small."""
 EVERY = [(modality, name) for modality, encoders in ENCODERS.items() for name in encoders]
 EVERY += [("volume", name) for name, encoder in IMAGE.items() if encoder.volumes]
