@@ -37,7 +37,7 @@ def sites(tmp_path_factory, write_site):
 
 @pytest.fixture
 def study(make_study):
-    return make_study("ehr", "text", training={"rounds": 3, "local_epochs": 1})
+    return make_study("ehr", "text", training={"rounds": 2, "local_epochs": 1})
 
 
 def task(grid, study, simulated=True):
