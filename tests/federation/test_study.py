@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import UserError
+from federation.models.registry import ENCODERS, foreign_options
 from federation.study import Study, load_study
 
 MINIMAL = """
@@ -276,6 +277,8 @@ def test_every_single_value_changes_the_fingerprint(make_study):
         table = document
         for part in path[:-1]:
             table = table[part]
+        if path[0] == "modalities" and path[-1] in foreign(path[1], table["encoder"]):
+            continue  # an option of another encoder; below
         if path[:2] == ("split", "fractions"):
             other = "train" if path[-1] != "train" else "tuning"
             table[path[-1]] += 0.1
@@ -301,6 +304,28 @@ def test_every_single_value_changes_the_fingerprint(make_study):
         seen += 1
     assert seen > 35
     assert len(fingerprints) >= seen  # the two that only swap fractions may coincide
+
+
+def foreign(modality, encoder):
+    return foreign_options(ENCODERS[modality], encoder)
+
+
+@pytest.mark.parametrize(
+    ("modality", "base", "changes"),
+    [
+        ("ehr", {"encoder": "transformer"}, {"max_events": 99, "layers": 3, "heads": 2}),
+        ("image", {"encoder": "vit"}, {"patch": 16, "layers": 3, "heads": 2}),
+    ],
+)
+def test_options_of_single_encoders_change_the_fingerprint(make_study, modality, base, changes):
+    document = make_study(modality).to_dict()
+    section = document["modalities"][modality]
+    assert {key for key in foreign(modality, section["encoder"]) if key in section} >= {*changes}
+    studies = []
+    for change in ({}, *({key: value} for key, value in changes.items())):
+        document["modalities"][modality] = {**section, "width": 32, **base, **change}
+        studies.append(Study.model_validate(document))
+    assert len({study.fingerprint for study in studies}) == len(changes) + 1
 
 
 def test_who_is_asked_changes_the_fingerprint(make_study):

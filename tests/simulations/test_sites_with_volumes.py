@@ -53,9 +53,6 @@ def sites(tmp_path_factory, write_site, write_dicom):
             },
         }
         (folder / "site.toml").write_text(tomli_w.dumps(document))
-        (folder / "state").mkdir(mode=0o700)
-        (folder / "state" / "patient.key").write_text(f"{number:064x}")  # always the same splits
-        (folder / "state" / "patient.key").chmod(0o600)
     return root
 
 
