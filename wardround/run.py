@@ -81,11 +81,15 @@ def simulate(
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    predecessor: Annotated[
+        Path | None, typer.Option(help="An earlier run, with which the model card compares.")
+    ] = None,
 ) -> None:
-    """Write report.html of a run again."""
+    """Write report.html and the model card of a run again."""
     from server.report.page import write_report
 
-    print(write_report(run))
+    print(write_report(run, predecessor))
+    print(run / "model_card.md")
 
 
 def _headline(folder: Path) -> str:

@@ -165,11 +165,29 @@
     });
   }
 
+  // of a long table paper gets the totals, of a wide one a word: the file and its CSV have the rest
+  function forPaper() {
+    document.querySelectorAll("table").forEach(function (table) {
+      var rows = Array.from(table.tBodies[0].rows);
+      var totals = rows.filter(function (row) { return row.cells[0].classList.contains("total"); });
+      var wide = table.tHead.rows[0].cells.length > 12;
+      if (!wide && (rows.length <= 60 || !totals.length)) { return; }
+      (wide ? [table.parentNode] : rows).forEach(function (one) {
+        if (totals.indexOf(one) < 0) { one.dataset.paper = "no"; }
+      });
+      var left = document.createElement("p");
+      left.className = "note paper-only";
+      left.textContent = wide ? table.caption.textContent.trim() + ": too wide for paper; open the page on a screen for it." :
+        "The first rows alone; the page on a screen has all " + rows.length + ".";
+      table.parentNode.after(left);
+    });
+  }
+
   // paper is light and narrow, and a closed <details> does not print
   addEventListener("beforeprint", function () {
     root.dataset.scheme = "light";
     document.querySelectorAll("details").forEach(function (one) { one.open = true; });
-    drawn.forEach(function (one) { one.width = one.place.closest(".pair") ? 330 : 680; });
+    drawn.forEach(function (one) { one.width = 680; });
     drawAll();
   });
   addEventListener("afterprint", function () {
@@ -178,6 +196,7 @@
     drawAll();
   });
 
+  forPaper();
   tables();
   document.querySelectorAll("script[data-plot]").forEach(function (source) {
     var name = source.dataset.plot;

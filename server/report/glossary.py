@@ -112,6 +112,14 @@ GLOSSARY: Mapping[str, str] = {
         "threshold stands for, per patient. The model is worth using at thresholds where its "
         "curve lies above both lines, treating everyone and treating no one."
     ),
+    "Net benefit, everyone treated": (
+        "The net benefit of treating all patients without asking the model. A model that does not "
+        "beat it at your threshold is of no use there."
+    ),
+    "Threshold": (
+        "The risk from which on one would act. Choose it by what acting costs: at 0.10 one accepts "
+        "nine patients treated for nothing for each who is helped."
+    ),
     "Precision": (
         "Of the patients called positive, the share who have the outcome; the same as PPV. Its "
         "curve shows what it falls to as more of the patients with the outcome are to be found."

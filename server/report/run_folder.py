@@ -290,6 +290,15 @@ def read_run_folder(run: Path) -> RunFolder:
     )
 
 
+def read_document(path: Path, kind: type[T]) -> T:
+    """Read one JSON document of a run folder and check it against a type.
+
+    Raises:
+        UserError: if it is missing or broken, naming the file and the field.
+    """
+    return _read(path, _json, kind)
+
+
 def _read(path: Path, parse: Callable[[str], Any], kind: type[T]) -> T:
     """Parse a file and check it against a type."""
     try:

@@ -193,26 +193,15 @@ def decision(model: ModelMetrics, averaged: bool) -> Figure:
         everyone = line(f"{site}: treat everyone", x, _treat_all(cell), MUTED)
         everyone["line"] = {**everyone["line"], "dash": "dot"}
         traces.append(everyone | {"meta": {"of": site, "alone": True}, "visible": False})
-    thresholds = [point.threshold for point in model.overall.net_benefit]
-    rows = [
-        row
-        for site, cell in cells.items()
-        for row in (_benefit_row(site, cell), _everyone_row(site, cell))
-    ]
+    rows = [row for site, cell in cells.items() for row in _benefit_rows(site, cell)]
     top = 0.1
     if model.overall.net_benefit and not averaged:
         x, y = _benefit(model.overall)
         traces.append(of_all(x, y))
         everyone = line("Treat everyone", x, _treat_all(model.overall), MUTED)
         traces.append(everyone | {"line": {"color": MUTED, "width": 2, "dash": "dashdot"}})
-        rows = [
-            _benefit_row(ALL, model.overall, TOTAL),
-            _everyone_row(ALL, model.overall, TOTAL),
-            *rows,
-        ]
+        rows = [*_benefit_rows(ALL, model.overall), *rows]
         top = max([top, *(value for value in y if value is not None)])
-    elif cells:
-        thresholds = [point.threshold for point in next(iter(cells.values())).net_benefit]
     layout = axes("Threshold risk", "Net benefit", height=480)
     layout["xaxis"] |= {"range": [0, 1]}
     layout["yaxis"] |= {"range": [-0.25 * top, 1.25 * top]}
@@ -225,7 +214,7 @@ def decision(model: ModelMetrics, averaged: bool) -> Figure:
         {"data": traces, "layout": layout},
         Table(
             "Decision curve: net benefit at each threshold",
-            ["Hospital", *(f"{threshold:.2f}" for threshold in thresholds)],
+            ["Hospital", "Threshold", "Net benefit", "Net benefit, everyone treated"],
             rows,
         ),
     )
@@ -269,10 +258,13 @@ def _treat_all(cell: Cell) -> list[float | None]:
     ]
 
 
-def _benefit_row(name: str, cell: Cell, look: str = "") -> list[Td]:
-    return [Td(name, look=look), *(metric_text(point) for point in cell.net_benefit)]
-
-
-def _everyone_row(name: str, cell: Cell, look: str = "") -> list[Td]:
-    values = (plain(point.treat_all) for point in cell.net_benefit)
-    return [Td(name, "if everyone were treated", look), *values]
+def _benefit_rows(name: str, cell: Cell) -> list[list[Td]]:
+    return [
+        [
+            _head(name),
+            Td(f"{point.threshold:.2f}"),
+            metric_text(point),
+            plain(point.treat_all),
+        ]
+        for point in cell.net_benefit
+    ]
