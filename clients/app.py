@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.budget import note_unprotected
-from clients.evaluation import UNCHANGED, evaluate_existing_score, evaluate_locally
+from clients.evaluation import UNCHANGED, Drift, evaluate_existing_score, evaluate_locally
 from clients.features import code_moments
 from clients.fits import Fit
 from clients.outbound import CODE, TakesNoPart, guarded, released, suppressed
@@ -32,6 +32,7 @@ from federation.messages import (
     DESCRIBE,
     EVALUATE,
     EXISTING_SCORE,
+    FEDERATED,
     PREPARE,
     TRAIN,
     Instruction,
@@ -260,7 +261,16 @@ def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workben
     else:
         model.load(weights_of(instruction))
     asked = instruction.study, split, site.policy
-    return Reply("ok", evaluate_locally(model, cohort, *asked, line, reference))
+    drift = _drift(instruction, split)
+    return Reply("ok", evaluate_locally(model, cohort, *asked, line, reference, drift))
+
+
+def _drift(instruction: Instruction, split: Split) -> Drift | None:
+    """What to tell by window of time: of the one model that is to be used, at the end."""
+    windows = instruction.study.evaluation.windows
+    again = instruction.shared or instruction.reference is not None
+    finished = instruction.model == FEDERATED and split == "held_out" and not again
+    return Drift(windows, instruction.vocabulary) if windows and finished else None
 
 
 def _existing_score(

@@ -18,6 +18,7 @@ from clients.site import PolicySection, Site
 from federation.modalities import Modality
 from federation.strategies.averaging import Scaffold
 from federation.study import Study
+from federation.windows import WindowsSection
 
 SOURCES: dict[Modality, str] = {
     "ehr": "coded events and their values",
@@ -149,8 +150,17 @@ def _leaving(study: Study, policy: PolicySection) -> Iterator[str]:
     often = often if every else "at the end"
     groups = f"in groups of at least {least}" if policy.score_bins == "merged" else "in fine steps"
     yield f"  - {often}: how many patients had which score, {groups}"
+    if study.evaluation.windows is not None:
+        yield f"  - at the end the same by {_windows(study.evaluation.windows)}, and with it how"
+        yield "    many patients have each input, below, within or above its reference range"
     if study.evaluation.existing_score is not None:
         yield f"  - the same of the score that the site has as {study.evaluation.existing_score}"
+
+
+def _windows(section: WindowsSection) -> str:
+    if section.number is not None:
+        return f"time, in {section.number} parts of the patients in order; no date leaves"
+    return f"calendar, parted at {', '.join(map(str, section.edges))}"
 
 
 def _cost(study: Study, site: Site) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Patients:
         notices: patients with something that a person should see, by what it is.
         arrival: (patients,) float64: a training patient's place among the site's by prediction
             time (``federation.arrival.places``); NaN for the others.
+        times: (patients,) int64, prediction times in seconds since 1970; they never leave.
     """
 
     subject_ids: NDArray[np.int64]
@@ -71,6 +72,7 @@ class Patients:
     excluded: Mapping[str, int]
     notices: Mapping[str, int]
     arrival: NDArray[np.float64]
+    times: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.subject_ids)
@@ -132,6 +134,7 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
         excluded=dict(excluded),
         notices=dict(notices),
         arrival=_arrival(labels, splits["train"]),
+        times=labels["prediction_time"].to_numpy("datetime64[s]").astype(np.int64),
     )
 
 

@@ -20,7 +20,7 @@ from clients.site import Site
 from clients.store import CohortStore
 from federation.errors import UserError
 
-FORM = 1
+FORM = 2
 """Raised when the same files come to give another cohort."""
 CACHE = "cache"
 KNOWN = "contents.json"

@@ -12,16 +12,19 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.cohort import Patients
+from clients.inputs import inputs_by_window
 from clients.site import PolicySection
 from clients.training import positive_weight
 from clients.workbench import Cohort
-from federation.bodies import LARGEST_LOSS, EvaluateBody, PairedBody
+from federation.bodies import LARGEST_LOSS, EvaluateBody, Inputs, PairedBody
 from federation.metrics.paired import auroc_correlation
 from federation.metrics.summary import ScoreSummary, bins_of
 from federation.metrics.suppression import reason, withheld_cells
 from federation.models.build import FlatModel, Vector
 from federation.study import Split, Study
-from federation.subgroups import WHOLE_SITE
+from federation.subgroups import WHOLE_SITE, WINDOW, is_window
+from federation.vocabulary import Vocabulary
+from federation.windows import WindowsSection
 
 CHUNK = 512
 
@@ -31,6 +34,18 @@ class Line(NamedTuple):
 
     slope: float
     intercept: float
+
+
+class Drift(NamedTuple):
+    """What is told by window of time.
+
+    Attributes:
+        windows: the study's.
+        vocabulary: of the health records; None if the study has none.
+    """
+
+    windows: WindowsSection
+    vocabulary: Vocabulary | None
 
 
 UNCHANGED = Line(1.0, 0.0)
@@ -46,6 +61,7 @@ def evaluate_locally(
     policy: PolicySection,
     line: Line = UNCHANGED,
     reference: Vector | None = None,
+    drift: Drift | None = None,
 ) -> EvaluateBody:
     """Score one split and summarise it, for the site and, on the held-out split, its subgroups.
 
@@ -57,14 +73,25 @@ def evaluate_locally(
         policy: the site's.
         line: through the model's logits.
         reference: weights of a second model to compare it with, on all patients of the split.
+        drift: what to tell by window of time; None for nothing.
     """
     rows = cohort.patients.splits[split]
     scores, labels = predict(model, cohort, rows, line), cohort.patients.labels[rows]
     members = _members(cohort.patients, rows, study, split)
+    if drift is not None:
+        window = drift.windows.of(cohort.patients.times[rows])
+        members |= {f"{WINDOW}={number}": window == number for number in np.unique(window)}
     withheld = withheld_cells(len(rows), _sizes(members), policy.minimum_cell)
     cells = _cells(scores, labels, members, withheld, policy)
+    inputs: Inputs = {}
+    if drift is not None:
+        told = {name: inside for name, inside in members.items() if name in cells}
+        inside = {name: which for name, which in told.items() if is_window(name)}
+        inputs = inputs_by_window(
+            cohort, study, drift.vocabulary, rows, inside, policy.minimum_cell
+        )
     if reference is None or not cells:
-        return EvaluateBody(cells=cells, withheld=withheld)
+        return EvaluateBody(cells=cells, withheld=withheld, inputs=inputs)
     model.load(reference)
     second = predict(model, cohort, rows)
     paired = PairedBody(
@@ -73,7 +100,7 @@ def evaluate_locally(
             _bins(scores, labels, policy), _bins(second, labels, policy), labels
         ),
     )
-    return EvaluateBody(cells=cells, withheld=withheld, paired=paired)
+    return EvaluateBody(cells=cells, withheld=withheld, paired=paired, inputs=inputs)
 
 
 def evaluate_existing_score(

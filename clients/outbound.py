@@ -28,7 +28,7 @@ from federation.messages import Reply
 from federation.metrics.paired import STEPS
 from federation.metrics.summary import ScoreSummary
 from federation.study import Study
-from federation.subgroups import WHOLE_SITE
+from federation.subgroups import WHOLE_SITE, is_window
 
 T = TypeVar("T")
 
@@ -79,6 +79,8 @@ def released(reply: Reply, policy: PolicySection, study: Study) -> Reply:
     check(reply, policy, study.privacy.mechanism == "dp_sgd")
     if isinstance(reply.body, EvaluateBody) and reply.body.paired and not study.compares:
         raise GateClosed("a comparison of models that the study does not ask for")
+    if isinstance(reply.body, EvaluateBody):
+        _check_windows(reply.body, study)
     return reply
 
 
@@ -110,6 +112,9 @@ def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:
         for cell in reply.body.cells.values():
             _check_cell(cell, policy)
         _check_paired(reply.body, policy)
+        for inputs in reply.body.inputs.values():
+            for levels in inputs.values():
+                _check_counts(levels.values(), policy)
     if isinstance(reply.body, DescribeBody):
         body = reply.body
         for counts in (body.patients, body.modalities, body.excluded, body.notices):
@@ -167,6 +172,16 @@ def _check_paired(body: EvaluateBody, policy: PolicySection) -> None:
     told = (body.paired.correlation or 0.0) * STEPS
     if abs(told - round(told)) > 1e-6:
         raise GateClosed("a correlation is told to a hundredth")
+
+
+def _check_windows(body: EvaluateBody, study: Study) -> None:
+    windows = any(is_window(name) for name in (*body.cells, *body.withheld))
+    if (windows or body.inputs) and study.evaluation.windows is None:
+        raise GateClosed("windows of time that the study does not ask for")
+    ehr = study.modalities.ehr
+    known = {*study.modalities.names, *(ehr.reference_ranges if ehr else ())}
+    if not all(inputs.keys() <= known for inputs in body.inputs.values()):
+        raise GateClosed("an input that the study does not name")
 
 
 def suppressed(count: int, minimum_cell: int) -> SmallCount:

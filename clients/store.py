@@ -71,6 +71,7 @@ class CohortStore:
             excluded=notes["excluded"],
             notices=notes["notices"],
             arrival=rows["arrival"],
+            times=rows["times"],
         )
 
     def keep_patients(self, key: Key, patients: Patients) -> None:
@@ -87,6 +88,7 @@ class CohortStore:
             "subject_ids": patients.subject_ids,
             "labels": patients.labels,
             "arrival": patients.arrival,
+            "times": patients.times,
             **{f"split.{name}": rows for name, rows in patients.splits.items()},
             **{f"subgroup.{name}": codes for name, (_, codes) in coded.items()},
         }

@@ -355,6 +355,7 @@ def pool(cohorts: Sequence[Cohort]) -> Cohort:
         excluded={},
         notices={},
         arrival=np.concatenate([c.patients.arrival for c in cohorts]),
+        times=np.concatenate([c.patients.times for c in cohorts]),
     )
     modalities = {
         name: ModalityTensor(

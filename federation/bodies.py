@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from federation.metrics.summary import ScoreSummary
 from federation.modalities import Modality
 from federation.study import Split
-from federation.subgroups import CELLS, WHOLE_SITE
+from federation.subgroups import CELLS, WHOLE_SITE, is_window
 from federation.validation import Section
 from federation.vocabulary import CodeMoments
 
@@ -109,6 +109,12 @@ WithheldReason = Annotated[
     str, Field(pattern=r"^(withheld to protect )?fewer than [1-9][0-9]{0,8} patients$")
 ]
 
+InputLevel = Literal["absent", "below", "within", "above", "present", "others"]
+"""Where an input lies: against its reference range, or whether it is there; or levels joined."""
+
+Inputs = dict[str, dict[str, dict[InputLevel, Count]]]
+"""Patients by window, input and level."""
+
 Magnitude = Annotated[float, Field(ge=-1e100, le=1e100)]
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -190,6 +196,8 @@ class EvaluateBody(Section):
     withheld: dict[str, WithheldReason]
     paired: PairedBody | None = None
     """Only where the coordinator sent a second model, and the study compares models."""
+    inputs: Inputs = Field(default_factory=dict)
+    """Only of the federated model, and where the study has windows of time."""
 
     @model_validator(mode="after")
     def _cells_from_the_closed_list(self) -> EvaluateBody:
@@ -201,6 +209,8 @@ class EvaluateBody(Section):
             raise ValueError("a site withheld as a whole has no cells")
         if self.paired is not None and WHOLE_SITE not in self.cells:
             raise ValueError("a site withheld as a whole compares nothing")
+        if not all(is_window(name) and name in self.cells for name in self.inputs):
+            raise ValueError("inputs of a window that was not sent")
         return self
 
     def summaries(self) -> dict[str, ScoreSummary]:
@@ -212,6 +222,9 @@ class EvaluateBody(Section):
         read = {name: ScoreSummary.from_json(cell) for name, cell in self.cells.items()}
         if read and any(cell.n > read[WHOLE_SITE].n for cell in read.values()):
             raise ValueError("a subgroup is larger than its site")
+        for name, inputs in self.inputs.items():
+            if any(sum(levels.values()) != read[name].n for levels in inputs.values()):
+                raise ValueError("an input's levels do not add up to its window")
         return read
 
 

@@ -27,6 +27,7 @@ from federation.strategies import StrategySection
 from federation.strategies.averaging import FedAvg
 from federation.training import PersonalisationSection, SelectionSection, TrainingSection
 from federation.validation import Section, read_toml, validate
+from federation.windows import WindowsSection
 
 Split = Literal["train", "tuning", "held_out"]
 
@@ -148,6 +149,7 @@ class EvaluationSection(Section):
     ``threshold``: at which decisions are judged.
     ``existing_score``: code of a risk that sites hold already, to compare with.
     ``baselines``: what else is trained for comparison, in simulation only.
+    ``windows``: windows of time over which drift is looked for; none by default.
     """
 
     every: int = Field(default=1, ge=0)
@@ -157,6 +159,7 @@ class EvaluationSection(Section):
     baselines: tuple[
         Literal["local", "pooled", "single_modality", "leave_one_out", "logistic_regression"], ...
     ] = ()
+    windows: WindowsSection | None = None
 
 
 class SimulationSection(Section):

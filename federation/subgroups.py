@@ -15,9 +15,26 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
     "ethnicity": ("white", "black", "asian", "hispanic", "native", "other", UNKNOWN),
 }
 
+WINDOW = "window"
+"""Splits the patients as an attribute does, by time; see ``windows``."""
+MOST_WINDOWS = 12
+
 WHOLE_SITE = ""
 """The cell of all patients of a site."""
 
 CELLS = frozenset(
-    [WHOLE_SITE, *(f"{attribute}={level}" for attribute in LEVELS for level in LEVELS[attribute])]
+    [
+        WHOLE_SITE,
+        *(f"{attribute}={level}" for attribute in LEVELS for level in LEVELS[attribute]),
+        *(f"{WINDOW}={number}" for number in range(1, MOST_WINDOWS + 1)),
+    ]
 )
+
+
+def is_window(name: str) -> bool:
+    """Return whether a cell is of a window of time, and no subgroup.
+
+    >>> is_window("window=2"), is_window("sex=female")
+    (True, False)
+    """
+    return name.startswith(f"{WINDOW}=")

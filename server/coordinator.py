@@ -20,6 +20,7 @@ from federation.validation import listed
 from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabulary
 from server import comparators
 from server.course import RoundRecord, Standing
+from server.drift import drift, drift_warnings
 from server.evaluator import (
     evaluate_local_models,
     evaluate_model,
@@ -286,6 +287,9 @@ def _write_results(
     document = metrics_document(
         study.study.name, study.fingerprint, study.study.seed, models, cross_site, joined
     )
+    if (windows := study.evaluation.windows) is not None:
+        document["drift"] = drift(named[FEDERATED].held_out, windows, pooled=not study.personal)
+        warnings += drift_warnings(document["drift"])
     folder.write_json("metrics.json", document)
     everything = {name: tested.held_out for name, tested in named.items()}
     everything |= {"leave_one_out": left_out} if left_out else {}
@@ -302,6 +306,7 @@ def _as_json(evaluations: list[SiteEvaluation]) -> dict[str, Any]:
         one.site: {
             "cells": {name: cell.to_json() for name, cell in one.cells.items()},
             "withheld": dict(one.withheld),
+            **({"inputs": one.inputs} if one.inputs else {}),
         }
         for one in evaluations
     }

@@ -20,8 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 from federation.errors import UserError
 from federation.study import Study, load_study
-from federation.vocabulary import Scale, Vocabulary
+from federation.vocabulary import Vocabulary
 from server.course import Standing
+from server.finished_run import FORMULA, NORMALISATION, VOCABULARY, WEIGHTS, read_vocabulary
 
 PACKAGES = (
     "wardround",
@@ -35,10 +36,8 @@ PACKAGES = (
     "pandas",
     "pyarrow",
 )
-WEIGHTS, STATE = "model.safetensors", "state.safetensors"
+STATE = "state.safetensors"
 FLAT = "flat"
-VOCABULARY, NORMALISATION = "vocabulary.json", "normalisation.json"
-FORMULA = "(value - center) / width"
 COHORTS = "cohorts.json"
 CUT_SHORT = 2**31
 """The round of a line that a crash cut short."""
@@ -143,20 +142,8 @@ class RunFolder:
         self.write_json(NORMALISATION, {FORMULA: scales})
 
     def read_vocabulary(self) -> Vocabulary | None:
-        """Return what ``write_vocabulary`` kept; None if it did not come that far.
-
-        Raises:
-            UserError: if a file is damaged.
-        """
-        if not (self.path / NORMALISATION).exists():  # the second of the two
-            return None
-        try:
-            places = json.loads((self.path / VOCABULARY).read_text(encoding="utf-8"))
-            scales = json.loads((self.path / NORMALISATION).read_text(encoding="utf-8"))[FORMULA]
-            known = {code: Scale(*pair) for code, pair in scales.items()}
-            return Vocabulary(tuple(places["codes"]), known, places["buckets"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(self.path / VOCABULARY, "it or its normalisation is damaged") from None
+        """Return what ``write_vocabulary`` kept, as ``server.finished_run.read_vocabulary``."""
+        return read_vocabulary(self.path)
 
     def write_environment(self, details: Mapping[str, Any]) -> None:
         """Keep versions, machine and git commit with what the caller knows."""

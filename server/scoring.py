@@ -112,6 +112,6 @@ def read_evaluation(answer: Answer) -> SiteEvaluation:
             whole = cells[WHOLE_SITE]
             if (whole.n, whole.positives) != (paired.reference.n, paired.reference.positives):
                 raise ValueError("two models were scored on different patients")
-        return SiteEvaluation(answer.site, cells, dict(body.withheld), paired)
+        return SiteEvaluation(answer.site, cells, dict(body.withheld), paired, body.inputs)
     except ValueError:
         raise ValueError(UNREADABLE) from None

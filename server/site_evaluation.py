@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from federation.bodies import Inputs
 from federation.metrics.summary import ScoreSummary
+from federation.subgroups import is_window
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,18 @@ class SiteEvaluation:
 
     Args:
         site: its name.
-        cells: summaries by cell; "" is all patients of the site, "sex=female" a subgroup.
+        cells: summaries by cell; "" is all patients of the site, "sex=female" a subgroup,
+            "window=2" a window of time.
         withheld: reason by withheld cell; "" withholds the whole site.
         paired: of a second model, where the site was sent one.
+        inputs: patients by window, input and level, where the study has windows of time.
     """
 
     site: str
     cells: Mapping[str, ScoreSummary]
     withheld: Mapping[str, str]
     paired: Paired | None = None
+    inputs: Inputs = field(default_factory=dict)
 
     def reason(self, name: str) -> str:
         """Why a cell is withheld, empty if it is not; a withheld site withholds every cell."""
@@ -60,6 +65,25 @@ def ordered(evaluations: Iterable[SiteEvaluation]) -> list[SiteEvaluation]:
 
 def subgroups(evaluations: Iterable[SiteEvaluation]) -> list[str]:
     """Names of the subgroup cells that any site sent or withheld."""
+    return [name for name in _parts(evaluations) if not is_window(name)]
+
+
+def windows(evaluations: Iterable[SiteEvaluation]) -> list[str]:
+    """Names of the windows of time that any site sent or withheld, the oldest first."""
+    found = [name for name in _parts(evaluations) if is_window(name)]
+    return sorted(found, key=window_number)
+
+
+def window_number(name: str) -> int:
+    """Return the number of a window of time from the name of its cell.
+
+    >>> window_number("window=10")
+    10
+    """
+    return int(name.partition("=")[2])
+
+
+def _parts(evaluations: Iterable[SiteEvaluation]) -> list[str]:
     return sorted({name for one in evaluations for name in (*one.cells, *one.withheld) if name})
 
 

@@ -59,7 +59,12 @@ def fields(model, path=()):
 
 
 FIELDS = dict(fields(Study))
-UNSET = ("simulation.", "strategy.screening.", *(f"strategy.{kind}." for kind in STRATEGIES))
+UNSET = (
+    "simulation.",
+    "strategy.screening.",
+    "evaluation.windows.",
+    *(f"strategy.{kind}." for kind in STRATEGIES),
+)
 """Tables that are optional and need a value of their own, and the options of single strategies."""
 
 
@@ -83,7 +88,8 @@ def test_page_gives_the_default_that_a_study_gets(first, key):
         assert default == "required"
         return
     if key.startswith(UNSET):
-        value = FIELDS[key].default
+        value = FIELDS[key].get_default(call_default_factory=True)
+        value = list(value) if isinstance(value, tuple) else value
     else:
         bare = ["modalities={ehr={}, image={}, text={}}"]
         value = load_study(first, bare).model_dump(mode="json")

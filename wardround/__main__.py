@@ -15,6 +15,7 @@ from wardround import (
     deidentify,
     ledger,
     models,
+    monitor,
     provision,
     pull,
     rehearse,
@@ -51,6 +52,7 @@ def _version(
 run.register(cli)
 data.register(cli)
 ledger.register(cli)
+monitor.register(cli)
 sweep.register(cli)
 strategies.register(cli)
 models.register(cli)

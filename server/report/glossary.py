@@ -151,6 +151,16 @@ GLOSSARY: Mapping[str, str] = {
         "The AUROC of the federated model less that of the hospital's own, on its own patients. "
         "Above 0, with an interval that leaves out 0, the hospital gains by joining."
     ),
+    "PSI": (
+        "Population stability index: how far scores or inputs of a window are spread otherwise "
+        "than at first. By custom below 0.1 is stable and above 0.2 is not, but few patients make "
+        "it large by chance."
+    ),
+    "Alarm": (
+        "What changed more than chance explains, allowing for everything that was looked at in "
+        "the row's hospital. An alarm is a reason to look at the patients and the records of that "
+        "time, not a proof that the model fails."
+    ),
     "ε": (
         "The most that one patient's being in the training data can change what the model "
         "reveals: the smaller, the better protected. Below about 1 protection is strong, above "

@@ -139,6 +139,44 @@ class ModelMetrics(BaseModel):
     between_sites: Between | None = None
 
 
+class DriftChange(Metric):
+    """How one measure of a window differs from the reference."""
+
+    p: float | None = None
+    p_adjusted: float | None = None
+    alarm: bool = False
+
+
+class DriftWindow(BaseModel):
+    """One window of time, or the reason why it is withheld."""
+
+    suppressed: str = ""
+    n: int | None = None
+    positives: int | None = None
+    prevalence: Metric | None = None
+    auroc: Metric | None = None
+    calibration_slope: Metric | None = None
+    calibration_intercept: Metric | None = None
+    changes: dict[str, DriftChange] = {}
+
+
+class DriftOf(BaseModel):
+    """The windows of some patients."""
+
+    windows: dict[str, DriftWindow]
+    reference: int | None = None
+    reason: str = ""
+
+
+class Drift(BaseModel):
+    """How patients and figures changed over time."""
+
+    rule: str
+    windows: dict[str, Any]
+    overall: DriftOf | None = None
+    sites: dict[str, DriftOf] = {}
+
+
 class Metrics(BaseModel):
     """metrics.json."""
 
@@ -148,6 +186,7 @@ class Metrics(BaseModel):
     models: dict[str, ModelMetrics] = Field(min_length=1)
     cross_site: dict[str, dict[str, Cell]] = {}
     joining: Joining | None = None
+    drift: Drift | None = None
 
 
 class Round(BaseModel):

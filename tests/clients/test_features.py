@@ -44,7 +44,7 @@ def cohort_of(events, patients):
     frame["code"] = frame["code"].astype("category")
     rows = np.arange(patients)
     return Patients(
-        rows, np.zeros(patients, np.float32), frame, {"train": rows}, {}, {}, {}, rows / 1.0
+        rows, np.zeros(patients, np.float32), frame, {"train": rows}, {}, {}, {}, rows / 1.0, rows
     )
 
 
@@ -403,7 +403,7 @@ def test_a_hundred_thousand_events_take_seconds_at_most():
     )
     rows = np.arange(500)
     patients = Patients(
-        rows, np.zeros(500), frame, {"train": rows}, {}, {}, {}, np.full(len(rows), np.nan)
+        rows, np.zeros(500), frame, {"train": rows}, {}, {}, {}, np.full(len(rows), np.nan), rows
     )
     section = EhrSection()
     began = time.process_time()

@@ -19,6 +19,7 @@ PLAIN = {
     *("Lowest", "Highest", "Round", "Asked", "Answered", "Failed", "Rejected", "Reason"),
     *("Seconds", "Sent", "Received", "Training", "Tuning", "Held out", "Noticed", "Trained at"),
     *("All accountants", "Rate", "Noise", "Steps", "Rounds", "Use", "Under ε", "How"),
+    *("Window", "Input"),
 }
 """Columns that are no metric: names, counts of rounds, and what the table's note explains."""
 

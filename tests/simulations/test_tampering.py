@@ -155,6 +155,7 @@ def cohort(patients=60, seed=0, names=("ehr", "image", "text")):
             excluded={},
             notices={},
             arrival=np.full(patients, np.nan),
+            times=np.zeros(patients, np.int64),
         ),
         {
             n: ModalityTensor(values[n], torch.from_numpy(rng.random(patients) < 0.7), {})

@@ -15,6 +15,7 @@ from server.report.sections.cross_site import cross_site
 from server.report.sections.curves import curves
 from server.report.sections.data import data
 from server.report.sections.decisions import decisions
+from server.report.sections.drift import drift
 from server.report.sections.glossary import glossary
 from server.report.sections.hospitals import hospitals
 from server.report.sections.participation import participation
@@ -31,6 +32,7 @@ SECTIONS: tuple[Callable[[RunFolder], Section | None], ...] = (
     curves,
     comparators,
     cross_site,
+    drift,
     training,
     participation,
     data,

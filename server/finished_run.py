@@ -1,0 +1,75 @@
+"""A finished run as a later user needs it: its study, its vocabulary and its model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from federation.errors import UserError
+from federation.models.build import Vector, build_model
+from federation.study import Study, load_study
+from federation.vocabulary import Scale, Vocabulary
+
+WEIGHTS = "model.safetensors"
+VOCABULARY, NORMALISATION = "vocabulary.json", "normalisation.json"
+FORMULA = "(value - center) / width"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left of its model.
+
+    Attributes:
+        study: as it was resolved.
+        vocabulary: of the health records; None if the study has none.
+        weights: of the final model, (parameters,) float32.
+    """
+
+    study: Study
+    vocabulary: Vocabulary | None
+    weights: Vector
+
+
+def finished_run(run: Path) -> FinishedRun:
+    """Read a run folder.
+
+    Raises:
+        UserError: if a file is missing or damaged, or the model is not that of the study.
+    """
+    if not run.is_dir():
+        raise UserError(run, "there is no such run folder")
+    study, vocabulary = load_study(run / "study.toml"), read_vocabulary(run)
+    if study.modalities.ehr is not None and vocabulary is None:
+        raise UserError(run / VOCABULARY, "the file is missing")
+    file = run / WEIGHTS
+    try:
+        arrays = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(file, f"the model cannot be read: {error}") from None
+    expected = build_model(study, vocabulary).named_arrays()
+    if {name: a.shape for name, a in arrays.items()} != {n: a.shape for n, a in expected.items()}:
+        raise UserError(file, "the model is not that of study.toml beside it")
+    flat = np.concatenate([arrays[name].reshape(-1) for name in expected])
+    return FinishedRun(study, vocabulary, flat.astype(np.float32))
+
+
+def read_vocabulary(run: Path) -> Vocabulary | None:
+    """Return a run's codes and their scaling; None if it did not come that far.
+
+    Raises:
+        UserError: if a file is damaged.
+    """
+    if not (run / NORMALISATION).exists():  # the second of the two
+        return None
+    try:
+        places = json.loads((run / VOCABULARY).read_text(encoding="utf-8"))
+        scales = json.loads((run / NORMALISATION).read_text(encoding="utf-8"))[FORMULA]
+        known = {code: Scale(*pair) for code, pair in scales.items()}
+        return Vocabulary(tuple(places["codes"]), known, places["buckets"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(run / VOCABULARY, "it or its normalisation is damaged") from None
