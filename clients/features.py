@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +18,8 @@ from clients.images.picture import View
 from clients.images.pool import spread
 from clients.images.read import picture_or_reason
 from clients.images.settings import ImagesSection
-from federation.modalities import EhrSection, ImageSection, TextSection
-from federation.models.encoders.hashed import PADDING
-from federation.vocabulary import CodeMoments, Vocabulary, bucket_of
+from federation.modalities import EhrSection, ImageSection
+from federation.vocabulary import CodeMoments, Vocabulary
 
 EVENTS_AT_ONCE = 1_000_000
 CELLS_AT_ONCE = 4_000_000
@@ -142,7 +139,7 @@ def image_tensor(
     values = room((len(patients), *section.shape))
     present = np.zeros(len(patients), bool)
     unusable: dict[str, set[int]] = {}
-    rows, files = _newest_first(patients.events, "IMAGE//")
+    rows, files = newest_first(patients.events, "IMAGE//")
     if folder is not None and not rows:
         unusable["image: offered, but no event names a file"] = set(range(len(patients)))
     waiting: dict[int, list[str]] = {}
@@ -168,41 +165,6 @@ def image_tensor(
         waiting = {row: files for row, files in waiting.items() if files and not present[row]}
     counted = {reason: len(rows) for reason, rows in unusable.items()}
     return ModalityTensor(torch.from_numpy(values), torch.from_numpy(present), counted)
-
-
-def text_tensor(patients: Patients, section: TextSection, offered: bool) -> ModalityTensor:
-    """Hash each patient's notes, newest first, into word and word-pair tokens.
-
-    Returns:
-        (patients, max_tokens) int64; 0 is padding.
-    """
-    tokens = np.full((len(patients), section.max_tokens), PADDING, np.int64)
-    used = np.zeros(len(patients), np.int64)
-    shortened = np.zeros(len(patients), bool)
-    rows, notes = _newest_first(patients.events, "NOTE//") if offered else ([], [])
-    for row, note in zip(rows, notes, strict=True):
-        found = [1 + bucket_of(token, section.buckets) for token in tokens_of(note)]
-        room = section.max_tokens - used[row]
-        shortened[row] |= len(found) > room
-        tokens[row, used[row] : used[row] + len(found)] = found[:room]
-        used[row] += min(len(found), room)
-    cut = int(shortened.sum())
-    unusable = {"note: cut at the study's max_tokens": cut} if cut else {}
-    if offered and not rows:
-        unusable["note: offered, but no event holds one"] = len(patients)
-    return ModalityTensor(torch.from_numpy(tokens), torch.from_numpy(used > 0), unusable)
-
-
-def tokens_of(note: str) -> list[str]:
-    """Return words and word pairs in order; pairs keep negations.
-
-    >>> tokens_of("No fever.")
-    ['no', 'no fever', 'fever']
-    """
-    words = re.findall(r"\w+", note.lower())
-    pairs = [f"{a} {b}" for a, b in pairwise(words)]
-    # without strict: a note of no words has no pairs either
-    return [token for both in zip(words, [*pairs, ""], strict=False) for token in both if token]
 
 
 def in_window(events: pd.DataFrame, section: EhrSection) -> pd.DataFrame:
@@ -309,7 +271,8 @@ def _slope(
     return np.clip(slope, -LARGEST_VALUE, LARGEST_VALUE)
 
 
-def _newest_first(events: pd.DataFrame, prefix: str) -> tuple[list[int], list[str]]:
+def newest_first(events: pd.DataFrame, prefix: str) -> tuple[list[int], list[str]]:
+    """Return rows and texts of the events whose codes begin so, those of a patient newest first."""
     codes = [code for code in events["code"].cat.categories if code.startswith(prefix)]
     chosen = events[events["code"].isin(codes) & events["text_value"].notna()].iloc[::-1]
     return chosen["row"].tolist(), chosen["text_value"].tolist()

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from clients.cohort import Patients, read_patients
 from clients.contents import images_state, site_store
-from clients.features import ModalityTensor, ehr_tensor, image_tensor, text_tensor
+from clients.features import ModalityTensor, ehr_tensor, image_tensor
 from clients.images.pool import all_cores
 from clients.ledger import Ledger, site_ledger
 from clients.memory import Memory
+from clients.notes import text_tensor
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from clients.store import CohortStore
@@ -245,7 +246,7 @@ class Workbench:
             offered = site.settings.data.notes is not None
             yield (
                 "text",
-                (*task, repr(text)),
+                (*task, *text.prepared),
                 lambda: text_tensor(self.patients(file, study), text, offered),
             )
 

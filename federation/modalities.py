@@ -152,14 +152,27 @@ class ImageSection(ModalitySection):
         return (self.channels, *depth, self.size, self.size)
 
 
+NEGATIONS: tuple[str, ...] = (
+    *("no", "not", "without", "denies", "denied", "denying", "absent", "negative"),
+    *("never", "neither", "nor", "none", "cannot"),
+)
+"""Words of English that say that something is not so."""
+
+
 class TextSection(ModalitySection):
-    """The notes before the prediction time, newest first, as hashed words and word pairs."""
+    """The notes before the prediction time, newest first, as hashed words."""
 
     encoders: ClassVar[Mapping[str, Encoder]] = TEXT
 
     encoder: TextEncoder = "hashed"
     buckets: PositiveInt = Field(default=2048, le=1_048_576)
-    max_tokens: PositiveInt = Field(default=128, le=4096)
+    max_tokens: PositiveInt = Field(default=64, le=4096)
+    negations: tuple[str, ...] = NEGATIONS
+
+    @property
+    def prepared(self) -> tuple[object, ...]:
+        """What a site's tensor follows from, beside its patients."""
+        return self.chosen.reads, self.buckets, self.max_tokens, self.negations
 
 
 class ModalitiesSection(Section):

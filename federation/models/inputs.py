@@ -10,6 +10,7 @@ from torch import Tensor
 
 from federation.models.registry import Reads
 from federation.models.triplets import FACTS, columns
+from federation.models.words import PADDING, PIECES
 from federation.study import Study
 from federation.vocabulary import Vocabulary
 
@@ -42,9 +43,12 @@ def images(section: Any, places: int, patients: int, generator: torch.Generator)
 
 
 def notes(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
-    """(patients, tokens) int64; 0 is padding."""
-    shape = (patients, section.max_tokens)
-    return torch.randint(0, section.buckets + 1, shape, generator=generator)
+    """(patients, max_tokens, pieces) int64, as `federation.models.words` says."""
+    shape = (patients, section.max_tokens, PIECES)
+    words = torch.randint(0, section.buckets + 1, shape, generator=generator)
+    for i in range(patients):  # each has fewer than the one before
+        words[i, section.max_tokens - i % section.max_tokens :] = PADDING
+    return words
 
 
 PROBES: Mapping[Reads, Probe] = {

@@ -87,7 +87,7 @@ IMAGE: Mapping[str, Encoder] = {
     ),
 }
 TEXT: Mapping[str, Encoder] = {
-    "hashed": Encoder("hashed", "notes", "mean of the vectors of words and pairs, and a layer"),
+    "hashed": Encoder("hashed", "notes", "vectors of hashed words, and attention that weighs them"),
 }
 ENCODERS: Mapping[str, Mapping[str, Encoder]] = {"ehr": EHR, "image": IMAGE, "text": TEXT}
 

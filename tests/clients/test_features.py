@@ -18,11 +18,9 @@ from clients.features import (
     code_moments,
     ehr_tensor,
     image_tensor,
-    text_tensor,
-    tokens_of,
 )
 from clients.site import load_site
-from federation.modalities import EhrSection, ImageSection, TextSection
+from federation.modalities import EhrSection, ImageSection
 from federation.study import SplitSection, TaskSection
 from federation.vocabulary import AGE, Scale, Vocabulary, agreed_vocabulary, bucket_of
 
@@ -240,55 +238,6 @@ def test_codes_of_few_patients_and_values_of_few_patients_stay():
     assert (found["COMMON"].patients, found["COMMON"].values, found["COMMON"].total) == (12, 0, 0)
 
 
-# --- notes
-
-
-def note(row, hours, text):
-    return (row, hours, "NOTE//RADIOLOGY", math.nan, text)
-
-
-def buckets(*tokens, of=64):
-    return [1 + bucket_of(token, of) for token in tokens]
-
-
-def test_notes_are_read_newest_first_and_cut_at_the_limit():
-    rows = [note(0, 9.0, "Old words here"), note(0, 2.0, "New."), note(1, 1.0, "a b c d e f")]
-    section = TextSection(buckets=64, max_tokens=4)
-    found = text_tensor(cohort_of(rows, 3), section, True)
-    assert found.values[0].tolist() == buckets("new", "old", "old words", "words")
-    assert found.values[1].tolist() == buckets("a", "a b", "b", "b c")
-    assert found.values[2].tolist() == [0, 0, 0, 0]
-    assert found.present.tolist() == [True, True, False]
-    assert found.unusable == {"note: cut at the study's max_tokens": 2}
-
-
-@pytest.mark.parametrize("text", ["", "...", "\n\t", "—", None])
-def test_note_without_a_word_is_no_note(text):
-    found = text_tensor(cohort_of([note(0, 1.0, text)], 1), TextSection(), True)
-    assert not found.present.any()
-    assert not found.values.any()
-
-
-def test_notes_that_the_site_does_not_offer_are_not_read():
-    found = text_tensor(cohort_of([note(0, 1.0, "words")], 1), TextSection(), False)
-    assert not found.present.any()
-
-
-def test_tokens_keep_negations_and_letters_of_any_language():
-    assert tokens_of("No opacity.") == ["no", "no opacity", "opacity"]
-    assert tokens_of("Größe 3") == ["größe", "größe 3", "3"]
-    assert tokens_of("one") == ["one"]
-
-
-@given(st.text(max_size=60), st.integers(1, 8))
-def test_any_text_at_all_makes_tokens_in_range(text, limit):
-    section = TextSection(buckets=16, max_tokens=limit)
-    found = text_tensor(cohort_of([note(0, 1.0, text)], 1), section, True)
-    assert found.values.shape == (1, limit)
-    assert 0 <= found.values.min() <= found.values.max() <= 16
-    assert bool(found.present[0]) == bool(found.values.any())
-
-
 # --- images
 
 
@@ -379,14 +328,6 @@ def test_offered_images_that_no_event_names_are_counted(name):
     nothing = {"image: offered, but no event names a file": 3}
     assert found.unusable == (nothing if name is None else {"image: the file is missing": 1})
     assert image_tensor(cohort_of(rows[:1], 3), ImageSection(size=32), None).unusable == {}
-
-
-@pytest.mark.parametrize("text", [None, "A note."])
-def test_offered_notes_that_no_event_holds_are_counted(text):
-    cohort = cohort_of([(0, 1.0, "HR", 70.0, None), note(1, 1.0, text)], 3)
-    nothing = {"note: offered, but no event holds one": 3}
-    assert text_tensor(cohort, TextSection(), True).unusable == ({} if text else nothing)
-    assert text_tensor(cohort, TextSection(), False).unusable == {}
 
 
 def test_a_hundred_thousand_events_take_seconds_at_most():

@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from federation.models.build import FlatModel, build_model
 from federation.models.encoders.small_cnn import ToMap
 from federation.models.inputs import probe_inputs
+from federation.models.words import PIECES
 from federation.study import Study
 from federation.vocabulary import agreed_vocabulary
 
@@ -48,7 +49,7 @@ def batch_for(model, seed=0, patients=PATIENTS):
     if "image" in names:
         inputs["image"] = torch.rand(patients, 1, 32, 32, generator=generator)
     if "text" in names:
-        inputs["text"] = torch.randint(0, 65, (patients, 16), generator=generator)
+        inputs["text"] = torch.randint(0, 65, (patients, 16, PIECES), generator=generator)
     # every subset of modalities, the empty one too
     subsets = list(itertools.product([True, False], repeat=len(names)))
     present = {
@@ -157,8 +158,9 @@ def test_linear_ehr_with_late_fusion_is_a_logistic_regression(build):
 
 def test_padding_and_repetition_of_padding_do_not_change_a_note(build):
     model = build(names=("text",))
-    short = torch.tensor([[5, 9, 0, 0]])
-    long = torch.tensor([[5, 9, 0, 0, 0, 0, 0, 0]])
+    short = torch.randint(1, 65, (1, 4, PIECES))
+    short[:, 2:] = 0
+    long = torch.cat([short, torch.zeros_like(short)], 1)
     present = {"text": torch.tensor([True])}
     assert torch.equal(
         model.module({"text": short}, present), model.module({"text": long}, present)

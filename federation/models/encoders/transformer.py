@@ -62,8 +62,10 @@ class EventTransformer(nn.Module):
         return encoded
 
     def _embedded(self, events: Triplets) -> Tensor:
-        pieces = (events.pieces != 0).sum(-1, keepdim=True).clamp(min=1)
-        codes: Tensor = self.codes(events.pieces).sum(-2) / pieces.sqrt()
+        real = events.pieces != 0
+        # Masked as well: of a padding index Opacus makes a gradient where torch makes none.
+        vectors: Tensor = self.codes(events.pieces) * real.unsqueeze(-1)
+        codes = vectors.sum(-2) / real.sum(-1, keepdim=True).clamp(min=1).sqrt()
         values: Tensor = self.value(events.value.unsqueeze(-1)) * events.valued.unsqueeze(-1)
         times: Tensor = self.time(_encoded(events))
         return codes + values + times

@@ -15,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clients.cohort import read_patients
-from clients.features import image_tensor, text_tensor
+from clients.features import image_tensor
+from clients.notes import text_tensor
 from clients.site import load_site
 from federation.errors import UserError
 from federation.modalities import ImageSection, TextSection

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from federation.models.build import FlatModel, build_model
+from federation.models.words import PIECES
 from federation.vocabulary import agreed_vocabulary
 
 PATIENTS = 7
@@ -80,7 +81,7 @@ def registry_batch(model: FlatModel, patients=PATIENTS, seed=0):
     if "image" in names:
         values["image"] = torch.rand(patients, 1, 32, 32, generator=generator)
     if "text" in names:
-        values["text"] = torch.randint(0, 65, (patients, 16), generator=generator)
+        values["text"] = torch.randint(0, 65, (patients, 16, PIECES), generator=generator)
         values["text"][:, 12:] = 0
     subsets = list(itertools.product([True, False], repeat=len(names)))
     present = {
