@@ -69,11 +69,21 @@ IMAGE: Mapping[str, Encoder] = {
     "small_cnn": Encoder(
         "small_cnn", "images", "four convolutions and a layer over a 4 x 4 map", volumes=True
     ),
-    "resnet10": Encoder("networks", "images", "a residual network of 10 layers", _RESNET),
-    "resnet18": Encoder("networks", "images", "a residual network of 18 layers", _RESNET),
-    "resnet50": Encoder("networks", "images", "a residual network of 50 layers", _RESNET),
+    "resnet10": Encoder(
+        "networks", "images", "a residual network of 10 layers", _RESNET, volumes=True
+    ),
+    "resnet18": Encoder(
+        "networks", "images", "a residual network of 18 layers", _RESNET, volumes=True
+    ),
+    "resnet50": Encoder(
+        "networks", "images", "a residual network of 50 layers", _RESNET, volumes=True
+    ),
     "densenet121": Encoder(
-        "networks", "images", "a densely connected network", "Huang et al., CVPR 2017"
+        "networks",
+        "images",
+        "a densely connected network",
+        "Huang et al., CVPR 2017",
+        volumes=True,
     ),
     "efficientnet_b0": Encoder(
         "networks", "images", "depthwise convolutions", "Tan and Le, ICML 2019"
@@ -84,6 +94,7 @@ IMAGE: Mapping[str, Encoder] = {
         "a vision transformer",
         "Dosovitskiy et al., ICLR 2021",
         frozenset({"patch", "layers", "heads"}),
+        volumes=True,
     ),
 }
 TEXT: Mapping[str, Encoder] = {

@@ -243,6 +243,7 @@ CHANGED = {
     "name": "other",
     "reference_ranges": {"LAB//CRP": [0.0, 10.5]},
     "codes": ["A"],
+    "negations": ["kein"],
     "aggregates": ["last"],
     "subgroups": ["sex"],
     "baselines": ["local"],

@@ -13,6 +13,7 @@ from monai.networks.nets.densenet import DenseNet121
 from monai.networks.nets.efficientnet import EfficientNetBN
 from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from federation.modalities import ImageSection
 from federation.models.adapter import fit_for_privacy
@@ -43,6 +44,14 @@ class ConvNet(nn.Module):
         found = self.network((x - 0.5) * 4).view(len(x), self.channels, -1)
         encoded: Tensor = self.head(found.mean(-1))
         return encoded
+
+
+class Halved(nn.Module):
+    """``nn.AvgPool3d(2)``, but for a side of one place: volumes may have fewer planes than size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (patients, channels, planes, size, size)."""
+        return F.avg_pool3d(x, [min(2, side) for side in x.shape[2:]])
 
 
 class Block(ResNetBlock):
@@ -94,8 +103,9 @@ def densenet121(section: ImageSection) -> ConvNet:
     channels = network.class_layers.out.in_features
     network.class_layers.pool = nn.Identity()
     network.class_layers.out = nn.Identity()
-    for i in range(1, 4):  # a volume may have fewer planes than the halvings need
-        network.features.get_submodule(f"transition{i}").pool.ceil_mode = section.dimensions == 3
+    if section.dimensions == 3:
+        for i in range(1, 4):
+            network.features.get_submodule(f"transition{i}").pool = Halved()
     blocks = {
         f"stage{i}": [f"features.denseblock{i}", f"features.transition{i}"] for i in range(1, 4)
     }

@@ -24,7 +24,9 @@ SHARED = {
 OWN = {"vit": {"layers": 2, "heads": 2}, "transformer": {"max_events": 8, "layers": 2, "heads": 2}}
 """By encoder: what makes it small."""
 EVERY = [(modality, name) for modality, encoders in ENCODERS.items() for name in encoders]
-EVERY += [("volume", name) for name, encoder in IMAGE.items() if encoder.volumes]
+LARGE = ("resnet18", "resnet50")
+"""Of volumes they are the layers of resnet10, more of them, and take a minute."""
+EVERY += [("volume", n) for n, one in IMAGE.items() if one.volumes and n not in LARGE]
 
 
 def section_of(modality, name, **options):

@@ -46,13 +46,13 @@ def test_private_training_takes_it_and_no_patient_sees_another(modality, name):
 def test_clipped_sum_equals_a_loop_over_patients(modality, name):
     encoder, batch = built(section_of(modality, name))
     model = Flat(Whole(encoder).train())
-    labels = (torch.arange(PATIENTS) % 2).float()
-    whole = {"x": batch}, {}, labels
+    small = len(model.vector) < 1_000_000
+    batch = batch if small else batch[:2]
+    whole = {"x": batch}, {}, (torch.arange(len(batch)) % 2).float()
     rows = gradients(model, whole)
     assert (rows[:, : -encoder.width - 1] != 0).any() or modality == "ehr"
     norm = float(rows.norm(dim=1).median())
     assert clipped_sum(model, bce, norm).mode == "book_keeping"
-    small = len(model.vector) < 1_000_000
     for mode in ("book_keeping", "hooks") if small else ("book_keeping",):
         found = added(model, clipped_sum(model, bce, norm, mode), whole)
         error = (found - expected_sum(rows, norm)).norm()
