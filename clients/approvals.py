@@ -50,22 +50,24 @@ def withdraw(study: Study, site: Site) -> None:
     audit_log(site).append("withdrawn", **_covered(study))
 
 
-def is_approved(study: Study, site: Site) -> bool:
-    """Return whether this study, or one of which it is a part, is approved for the code here.
+def approval_of(study: Study, site: Site) -> int | None:
+    """Return the number of the entry that approves this study, or one of which it is a part.
+
+    None if nobody has approved it for the code that is installed here.
 
     Raises:
         UserError: if the audit log is damaged.
     """
-    approved: set[str] = set()
+    approved: dict[str, int] = {}
     for entry in audit_log(site).entries():
         if entry.event not in ("approved", "withdrawn"):
             continue
         forms = str(entry.told.get("fingerprints", "")).split()
         if entry.event == "approved" and entry.told.get("version") == version("wardround"):
-            approved.update(forms)
+            approved |= dict.fromkeys(forms, entry.number)
         else:
-            approved.difference_update(forms)
-    return study.fingerprint in approved
+            approved = {form: n for form, n in approved.items() if form not in forms}
+    return approved.get(study.fingerprint)
 
 
 def forms(study: Study) -> list[Study]:
@@ -120,7 +122,7 @@ def in_plain_words(study: Study, site: Site) -> Iterator[str]:
     yield f"  - up to {rounds} training rounds"
     if len(models) > 1:
         yield f"    of each of {len(models)} models: {', '.join(models)}"
-    yield "  - a run can be started again; each one trains again"
+    yield f"  - in at most {site.policy.most_runs} runs; each one trains and measures again"
     yield ""
     yield "Privacy"
     yield from _cost(study, site)
@@ -137,6 +139,9 @@ def _leaving(study: Study, policy: PolicySection) -> Iterator[str]:
         yield f"  - codes that at least {least} patients have, with counts, sums, sums of squares"
     noised = ", clipped and noised" if _private(study) else ", not noised"
     yield f"  - after each training round a change of the model's parameters{noised}"
+    if (compression := study.strategy.compression) is not None:
+        kept = "; what that leaves unsent follows in later rounds" if compression.feeds_back else ""
+        yield f"    rounded to {compression.kind}{kept}"
     if isinstance(study.strategy, Scaffold):
         yield f"  - with it the change of this site's control variate, a mean gradient{noised}"
     if not _private(study):

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from flwr.app import Array, Context, Message, RecordDict
 
+from clients.answers import Question, answers_of, questions
 from clients.app import HANDLERS
-from clients.approvals import audit_log, is_approved
+from clients.approvals import approval_of, audit_log
 from clients.audit_log import AuditLog, Entry
 from clients.outbound import TakesNoPart, guarded
 from clients.site import PolicySection, Site, load_site
@@ -55,11 +56,12 @@ def answer_at_the_door(
     file = Path(str(context.node_config.get("site", "")))
     asked, size = digest_of(message.content)
     found = guarded(partial(_pass, message, file, asked, size, expected_bundle, now))
+    question = found if isinstance(found, Question) else None
     # Guarded again: Flower would send the text of whatever is raised to the coordinator.
     answer = found if isinstance(found, Reply) else guarded(partial(app, message, context))
     if isinstance(answer, Reply):
         answer = Message(answer.to_records(), reply_to=message)
-    sent = guarded(partial(_record_sent, message, asked, answer, file))
+    sent = guarded(partial(_record_sent, message, asked, answer, file, question))
     if isinstance(sent, Reply):  # what cannot be recorded does not leave
         return Message(sent.to_records(), reply_to=message)
     return answer
@@ -97,7 +99,8 @@ def _pass(
     size: int,
     expected: bool,
     now: Callable[[], datetime],
-) -> None:
+) -> Question | Reply:
+    """Return the question that is to be answered, or the answer that was given to it before."""
     site = load_site(file)
     log, kind = audit_log(site), message.metadata.message_type
     known = kind if kind in HANDLERS else "unknown"
@@ -115,16 +118,19 @@ def _pass(
     try:
         if not isinstance(instruction, Instruction) or known == "unknown" or not expected:
             raise TakesNoPart("not an instruction of this version")
-        _check(instruction, known, site, log, now())
+        return _check(instruction, known, site, log, now())
     except TakesNoPart as refusal:
         log.append("refused", to=digest, status=refusal.status)
         logger.warning("refused: %s", refusal.status)
         raise
 
 
-def _check(instruction: Instruction, kind: str, site: Site, log: AuditLog, now: datetime) -> None:
+def _check(
+    instruction: Instruction, kind: str, site: Site, log: AuditLog, now: datetime
+) -> Question | Reply:
     study, policy = instruction.study, site.policy
-    if policy.approve and not is_approved(study, site):
+    approval = approval_of(study, site) if policy.approve else None
+    if policy.approve and approval is None:
         logger.warning(
             "the study %s (%s) is not approved: `wardround site approve`",
             study.study.name,
@@ -135,6 +141,14 @@ def _check(instruction: Instruction, kind: str, site: Site, log: AuditLog, now: 
         raise TakesNoPart("outside the site's hours")
     if kind == TRAIN:
         _check_rounds(instruction, study, policy, log, now)
+    return _claimed(questions(instruction, kind, site, approval), site)
+
+
+def _claimed(asked: list[Question], site: Site) -> Question | Reply:
+    answers, before = answers_of(site), None
+    for question in asked:
+        before = answers.claim(question)
+    return asked[-1] if before is None else before
 
 
 def _check_rounds(
@@ -173,11 +187,15 @@ def _instruction(records: RecordDict, size: int) -> Instruction:
         raise TakesNoPart("not an instruction of this version") from None
 
 
-def _record_sent(message: Message, asked: str, reply: Message, file: Path) -> None:
+def _record_sent(
+    message: Message, asked: str, reply: Message, file: Path, question: Question | None
+) -> None:
     site = load_site(file)
     digest, size = digest_of(reply.content)
     told = Reply.from_records(reply.content, message.metadata.message_type)
     spent = getattr(told.body, "spent", None)
+    if question is not None:
+        answers_of(site).keep(question, told)
     audit_log(site).append(
         "sent",
         to=asked,

@@ -7,11 +7,12 @@ of program that a coordinator could ask for is one that refuses.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def run_site(site: Path, kit: Path, stop: threading.Event, tell: Callable[[str],
             audit_log(at).append("stopped")
 
 
+def is_healthy(site: Path) -> bool:
+    """Return whether a site's service and its SuperNode run on this machine.
+
+    The SuperNode ends when the coordinator refuses it, so one that runs is let in or tries.
+
+    Raises:
+        UserError: if the site file cannot be used.
+    """
+    at = load_site(site)
+    wanted = _node_config(at).encode()
+    return any(wanted in arguments for arguments in _arguments_of_processes())
+
+
 def load_connection(kit: Path, site: Site) -> Connection:
     """Read and check what the start kit says and holds.
 
@@ -112,10 +126,20 @@ def _supernode(site: Site, kit: Path, connection: Connection, own: Path) -> Prog
     command += ["--auth-supernode-private-key", str((kit / KEY).absolute())]
     # Its own programs reach it here; nobody outside of this machine does.
     command += ["--host", "127.0.0.1", "--port", str(_free_port())]
-    command += ["--node-config", f"site={json.dumps(str(site.file))}"]
+    command += ["--node-config", _node_config(site)]
     home = site.state / "flwr"
     home.mkdir(exist_ok=True)
     return Program("SuperNode", command, variables(home, first=own.absolute()), home)
+
+
+def _node_config(site: Site) -> str:
+    return f"site={json.dumps(str(site.file))}"
+
+
+def _arguments_of_processes() -> Iterator[list[bytes]]:
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            yield file.read_bytes().split(b"\0")
 
 
 def _free_port() -> int:

@@ -7,6 +7,7 @@ status without a word of their text, which stays in the site's own log.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -81,6 +82,8 @@ def released(reply: Reply, policy: PolicySection, study: Study) -> Reply:
         raise GateClosed("a comparison of models that the study does not ask for")
     if isinstance(reply.body, EvaluateBody):
         _check_windows(reply.body, study)
+    if reply.update is not None:
+        return dataclasses.replace(reply, compression=study.strategy.compression)
     return reply
 
 

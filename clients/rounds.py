@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from clients import compression
 from clients.budget import UnfitTerms, check_terms, spend, spent_so_far
 from clients.evaluation import mean_loss
 from clients.fits import Fit, Fitted, PlainFit, PrivateFit
@@ -61,7 +62,8 @@ def plain_round(
     if study.strategy.tells_loss:
         loss = mean_loss(model, fit.start, cohort, study)
     moved = yield from _take_turn(fit, instruction, file, workbench)
-    return _trained(fit, weights, moved, initial_loss=loss)
+    found = _trained(fit, weights, moved, initial_loss=loss)
+    return _compressed(found, fit, weights, instruction, file, workbench)
 
 
 def private_round(
@@ -90,6 +92,7 @@ def private_round(
     fit = PrivateFit(model, start, cohort, study, training, clipped, segment, draws)
     moved = yield from _take_turn(fit, instruction, file, workbench)
     found = _trained(fit, weights, moved, spent_so_far(instruction, patients, ledger))
+    found = _compressed(found, fit, weights, instruction, file, workbench)
     if not seeded:
         workbench.replies(file).keep(run, name, request, found)
     return found
@@ -173,6 +176,28 @@ def _trained(
         if part.stop <= len(update) and not weights[part.name]:
             update[part.start : part.stop] = 0  # too few patients moved it to let it leave
     return Reply("ok", body, update=update)
+
+
+def _compressed(
+    reply: Reply,
+    fit: Fit,
+    weights: Mapping[str, int],
+    instruction: Instruction,
+    file: str,
+    workbench: Workbench,
+) -> Reply:
+    """Round the update to what can travel, as the study says."""
+    wanted = fit.study.strategy.compression
+    if wanted is None:
+        return reply
+    assert reply.update is not None
+    moved = np.zeros(len(reply.update), np.bool_)
+    for part in Layout.of(fit.study.strategy, fit.model.parts).update:
+        moved[part.start : part.stop] = weights[part.name] > 0
+    memory = workbench.memory(file, instruction.run, f"{instruction.model}:unsent")
+    round_ = instruction.round
+    update = compression.as_it_travels(reply.update, moved, wanted, memory, round_)
+    return dataclasses.replace(reply, update=update)
 
 
 def weights_of(instruction: Instruction) -> Vector:

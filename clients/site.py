@@ -46,8 +46,9 @@ class PolicySection(Section):
 
     ``epsilon_per_patient`` at ``delta`` caps what all studies together may spend on a patient, by
     the site's ledger; ``largest_epsilon`` bounds what one study with differential privacy may ask.
-    The last three hold at a deployed site, not in a simulation: whether a person approves each
-    study, how many training rounds begin in one day, and at which hours, in local time.
+    The others hold at a deployed site, not in a simulation: whether a person approves each study,
+    how many runs of it one approval covers, how many training rounds begin in one day, and at
+    which hours, in local time.
     """
 
     minimum_cell: int = Field(default=10, gt=0, le=1_000_000)
@@ -58,6 +59,7 @@ class PolicySection(Section):
     require_privacy: bool = False
     largest_epsilon: float | None = Field(default=None, gt=0, le=10_000, strict=True)
     approve: bool = True
+    most_runs: int = Field(default=10, gt=0, le=100_000)
     most_rounds_a_day: int | None = Field(default=None, gt=0, le=100_000)
     hours: str | None = Field(default=None, pattern=rf"^{CLOCK}-{CLOCK}$")
     """From and to, "19:00-06:00"; over midnight where the end is not after the beginning."""

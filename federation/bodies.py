@@ -27,6 +27,7 @@ Status = Literal[
     "the study is not approved at the site",
     "outside the site's hours",
     "more rounds than the site allows",
+    "more questions than the study plans",
     "the privacy budget of the site's patients does not allow it",
     "the study's privacy terms do not fit the site",
     "the site's privacy ledger does not extend the one that was witnessed",
@@ -41,6 +42,7 @@ REFUSALS: tuple[Status, ...] = (
     "the study is not approved at the site",
     "outside the site's hours",
     "more rounds than the site allows",
+    "more questions than the study plans",
     "the privacy budget of the site's patients does not allow it",
     "the site's privacy ledger does not extend the one that was witnessed",
 )

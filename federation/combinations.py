@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 def conflicts(study: Study) -> Iterator[str]:
     """Yield each conflict, with what to do about it."""
     yield from _with_the_strategy(study)
+    yield from _with_compression(study)
     yield from _with_selection(study)
     if study.privacy.mechanism != "none":
         yield from _with_any_noise(study)
@@ -41,6 +42,51 @@ def _with_the_strategy(study: Study) -> Iterator[str]:
             f'strategy.name = "{strategy.name}" with these options needs {fewest} updates in a '
             f"round: give strategy.minimum_sites = {fewest} or more"
         )
+
+
+def _with_compression(study: Study) -> Iterator[str]:
+    strategy, compression = study.strategy, study.strategy.compression
+    if compression is None:
+        return
+    named = f'strategy.compression.kind = "{compression.kind}"'
+    if strategy.in_step:
+        yield (
+            f"{named} rounds updates, and what sites keep under strategy.name = "
+            f'"{strategy.name}" must be in step with what the coordinator gets: leave it away'
+        )
+    if compression.feeds_back and strategy.own_number:
+        yield (
+            f"{named} adds to an update what earlier ones left, and strategy.name = "
+            f'"{strategy.name}" scales each update by a number of its own round: use "fp16", "bf16"'
+        )
+    if compression.kind != "top_k":
+        return
+    for what in _that_compare(study):
+        yield (
+            f"{named} makes most numbers of an update zero, and {what} compares updates number by "
+            'number: use "int8"'
+        )
+    for what in _that_shorten(study):
+        yield (
+            f"{named} sends later what it leaves now, and {what} shortens or refuses long updates, "
+            'so that it would be lost: use "int8"'
+        )
+
+
+def _that_compare(study: Study) -> Iterator[str]:
+    if study.strategy.needs == "each" and study.strategy.counts_once:
+        yield f'strategy.name = "{study.strategy.name}"'
+    if study.strategy.screening is not None:
+        yield "strategy.screening"
+
+
+def _that_shorten(study: Study) -> Iterator[str]:
+    if study.privacy.mechanism == "central":
+        yield 'privacy.mechanism = "central"'
+    if study.strategy.name == "norm_bound":
+        yield 'strategy.name = "norm_bound"'
+    if study.strategy.maximum_update_norm is not None:
+        yield "strategy.maximum_update_norm"
 
 
 def _with_selection(study: Study) -> Iterator[str]:

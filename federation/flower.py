@@ -32,6 +32,7 @@ __all__ = [
     "NodeInfo",
     "Run",
     "bundle_of",
+    "online_nodes",
     "stamp",
     "superlink_behind",
     "take_over_clientapp",
@@ -78,6 +79,16 @@ def superlink_behind(middleware: Sequence[Any]) -> Callable[[], None]:
         raise RuntimeError("this version of Flower takes no middleware")
     extensions.get_middleware = lambda: tuple(middleware)
     return flower_superlink
+
+
+def online_nodes(superlink: Any) -> set[str]:
+    """Return the ids of the nodes that are connected to a SuperLink.
+
+    Args:
+        superlink: its HTTP application.
+    """
+    state = superlink.state.linkstate_factory.state()
+    return {str(node.node_id) for node in state.get_node_info(statuses=["online"])}
 
 
 def take_over_clientapp(

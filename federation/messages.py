@@ -28,6 +28,7 @@ from federation.bodies import (
     Status,
     TrainBody,
 )
+from federation.compression import CompressionSection, packed, unpacked
 from federation.reduce import Part, WeightedSum
 from federation.study import Split, Study
 from federation.vocabulary import Vocabulary
@@ -37,6 +38,8 @@ Vector = NDArray[np.float32]
 FEDERATED = "federated"
 EXISTING_SCORE = "existing_score"
 """Stands for a model: the score that the study names, which sites hold already."""
+KINDS = ("float32", "int64", "float16", "uint16", "uint32", "int8")
+"""Of the numbers of a vector that travels."""
 RUN_ID = re.compile(r"[0-9a-f]{0,64}")
 MODEL = re.compile(r"[a-z0-9:_-]{1,140}")
 
@@ -201,6 +204,7 @@ class Reply:
         update: (parameters,) float32, local minus global; training only.
         partial: instead of updates, the sum over several sites of one host.
         rejected: why the host's screening refused this site's update; empty if it did not.
+        compression: how the update travels; it has been rounded to that already.
     """
 
     status: Status
@@ -208,6 +212,7 @@ class Reply:
     update: Vector | None = None
     partial: WeightedSum | None = None
     rejected: str = ""
+    compression: CompressionSection | None = None
 
     def to_records(self) -> RecordDict:
         """Encode for Flower."""
@@ -216,7 +221,7 @@ class Reply:
             reply["body"] = self.body.model_dump_json()
         records = RecordDict({"reply": ConfigRecord(reply)})
         if self.update is not None:
-            records["update"] = _vector(self.update)
+            records["update"] = _update(self.update, self.compression)
         if self.partial is not None:
             records.update(partial_records(self.partial))
         return records
@@ -242,7 +247,7 @@ class Reply:
                 raise ValueError("unknown status")
             if (reply["status"] == "ok") != (body is not None):
                 raise ValueError("a body belongs to the status ok alone")
-            update = _read_vector(records, "update")
+            update = _read_update(records)
             if isinstance(body, TrainBody) and update is None and not folded:
                 raise ValueError("training without an update")
             return cls(
@@ -310,8 +315,12 @@ def _read_vector(records: RecordDict, name: str, kind: str = "float32") -> NDArr
     """
     if name not in records:
         return None
-    array: Array = records[name]["flat"]  # type: ignore[assignment]
-    if array.stype != "raw" or array.dtype != kind or len(array.shape) != 1:
+    return _read_array(records[name]["flat"], kind)  # type: ignore[arg-type]
+
+
+def _read_array(array: Array, kind: str) -> NDArray[Any]:
+    known = kind in KINDS and array.dtype == kind
+    if array.stype != "raw" or not known or len(array.shape) != 1:
         raise ValueError("not a vector of this version")
     vector = np.frombuffer(array.data, np.dtype(kind).newbyteorder("<"))
     if vector.shape != tuple(array.shape):
@@ -319,10 +328,34 @@ def _read_vector(records: RecordDict, name: str, kind: str = "float32") -> NDArr
     return vector
 
 
+def _read_update(records: RecordDict) -> Vector | None:
+    """Return an update, as a vector or compressed."""
+    if "update" not in records or "flat" in records["update"]:
+        return _read_vector(records, "update")
+    return unpacked(
+        {
+            str(name): _read_array(array, str(array.dtype))
+            for name, array in records["update"].items()
+            if isinstance(array, Array)
+        }
+    )
+
+
+def _update(update: Vector, compression: CompressionSection | None) -> ArrayRecord:
+    if compression is None:
+        return _vector(update)
+    arrays = packed(update, compression)
+    return ArrayRecord({name: _array(values) for name, values in arrays.items()})
+
+
 def _vector(values: NDArray[Any]) -> ArrayRecord:
+    return ArrayRecord({"flat": _array(values)})
+
+
+def _array(values: NDArray[Any]) -> Array:
     """Wrap a vector as its little-endian bytes: NumPy's own format costs more than it carries."""
     data = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
-    return ArrayRecord({"flat": Array(values.dtype.name, values.shape, "raw", data)})
+    return Array(values.dtype.name, values.shape, "raw", data)
 
 
 def partial_records(partial: WeightedSum) -> dict[str, ArrayRecord | ConfigRecord]:

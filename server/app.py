@@ -14,11 +14,10 @@ from server.coordinator import Progress, require_study, run_study
 from server.exchange import Exchange
 from server.report.page import write_report
 from server.run_folder import RunFolder
+from server.submitted import ENDED
 from server.witness import WITNESS, Witness
 
 logger = logging.getLogger("wardround.server")
-
-ENDED = "ended.json"
 
 app = ServerApp()
 

@@ -19,6 +19,9 @@ from server.provision import SETTINGS
 
 CONNECTION = "wardround"
 PATIENCE_SECONDS = 120.0
+KIT = "WARDROUND_KIT"
+"""Environment variable by which the SuperLink knows the server's kit."""
+REGISTERED = "registered.json"
 
 
 class Settings(Section):
@@ -74,6 +77,15 @@ def load_kit(folder: Path) -> Kit:
         if not (folder / name).is_file():
             raise UserError(folder / name, "there is no such file", remedy="It came with the kit.")
     return Kit(folder, validate(Settings, read_toml(file), file))
+
+
+def registered(kit: Kit) -> dict[str, dict[str, str]]:
+    """Return the registered sites: by name the digest of its ``key`` and its ``node`` id."""
+    file = kit.state / REGISTERED
+    known: dict[str, dict[str, str]] = {}
+    if file.exists():
+        known = json.loads(file.read_text(encoding="utf-8"))
+    return known
 
 
 class Control:

@@ -174,7 +174,7 @@ def _vocabulary(
     else:
         progress.tell("prepare: the sites count codes and values")
         nodes = exchange.sites()
-        instructions = encode(Instruction(study), nodes)
+        instructions = encode(Instruction(study, run=folder.run_id), nodes)
         deadline = study.strategy.round_deadline_seconds
         counted: dict[str, Any] = {}
         for answer in exchange.ask(PREPARE, instructions, nodes, deadline):
@@ -192,7 +192,7 @@ def _vocabulary(
 
 def _describe(task: Task, nodes: Mapping[str, int]) -> dict[str, Any]:
     """Ask sites for their suppressed counts: the data characteristics of the report."""
-    instructions = encode(Instruction(task.study, vocabulary=task.vocabulary), nodes)
+    instructions = encode(Instruction(task.study, vocabulary=task.vocabulary, run=task.run), nodes)
     sites: dict[str, Any] = {}
     for answer in task.exchange.ask(DESCRIBE, instructions, nodes, task.deadline):
         body = answer.reply.body if answer.reply else None

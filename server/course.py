@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from federation.bodies import TrainBody
 from federation.collect import UpdateList, UpdateSum, round_sum
+from federation.compression import bytes_of
 from federation.layout import Layout
 from federation.messages import TRAIN, Instruction, Reply, with_counted
 from federation.models.build import FlatModel, Vector
@@ -111,11 +112,13 @@ class Course:
         updates = self._collector(nodes, round_)
         found = Round(_empty_record(round_, nodes), {}, updates)
         received = 0
+        size_of_update = Layout.of(task.study.strategy, self._model.parts).size
+        travels = bytes_of(size_of_update, task.study.strategy.compression)
         for answer, asked_in in self._answers(instructions, nodes, round_):
             received += answer.received
             problem = self._take(answer, found, round_ - asked_in)
             if not problem:
-                received += self.weights.nbytes  # also where a host sent the sum instead
+                received += travels  # also where a host sent the sum instead
             self._tell(answer.site, problem, found, len(nodes))
             if self._full(found):
                 break

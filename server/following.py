@@ -8,7 +8,7 @@ from typing import Any
 
 from federation.errors import WardroundError
 from server.control import Control, Kit
-from server.submissions import Submission, ended, rounds_of
+from server.submitted import Submission, ended, rounds_of
 
 LOOK_SECONDS = 0.5
 ASK_SECONDS = 60.0

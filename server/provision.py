@@ -42,12 +42,12 @@ SETTINGS, CONNECTION = "server.toml", "connection.toml"
 SERVER_FILES = {
     "README.md": "server-readme.md.jinja",
     "wardround-server.service": "server.service.jinja",
-    "Containerfile": "Containerfile.jinja",
+    "compose.yaml": "compose.yaml.jinja",
 }
 SITE_FILES = {
     "README.md": "site-readme.md.jinja",
     "wardround-site.service": "site.service.jinja",
-    "Containerfile": "Containerfile.jinja",
+    "compose.yaml": "compose.yaml.jinja",
 }
 
 

@@ -15,15 +15,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from federation.errors import UserError
 from federation.supervision import Program, only_one, scripts, supervise, variables
 from server.certificates import server_names
-from server.control import Control, Kit
+from server.control import KIT, REGISTERED, Control, Kit, registered
 
 LOOK_SECONDS = 2.0
-REGISTERED = "registered.json"
 
 
 def run_server(
@@ -41,6 +41,12 @@ def run_server(
         UserError: if the kit cannot be used, or the server runs already.
     """
     _, until = server_names(kit.folder / "server.crt")
+    if until <= datetime.now(UTC):
+        raise UserError(
+            kit.folder / "server.crt",
+            f"the certificate ended on {until:%Y-%m-%d}, so no site would connect",
+            remedy="`wardround provision CONSORTIUM --out DIR --renew server` makes a new one.",
+        )
     tell(f"{kit.settings.consortium}: the server's certificate ends on {until:%Y-%m-%d}")
     with only_one(kit.state, "the server") as held:
         home = kit.state / "flwr"
@@ -68,15 +74,6 @@ def is_healthy(kit: Kit) -> bool:
         return False
 
 
-def registered(kit: Kit) -> dict[str, dict[str, str]]:
-    """Return the registered sites: by name the digest of its ``key`` and its ``node`` id."""
-    file = kit.state / REGISTERED
-    known: dict[str, dict[str, str]] = {}
-    if file.exists():
-        known = json.loads(file.read_text(encoding="utf-8"))
-    return known
-
-
 def _superlink(kit: Kit, host: str, home: Path) -> Program:
     command = [sys.executable, "-P", "-m", "server.superlink"]
     command += ["--host", host, "--port", str(kit.settings.port)]
@@ -85,7 +82,8 @@ def _superlink(kit: Kit, host: str, home: Path) -> Program:
     command += ["--ssl-ca-certfile", str(kit.folder / "ca.crt")]
     command += ["--enable-supernode-auth", "--isolation", "process"]
     command += ["--database", str(kit.state / "superlink.db")]
-    return Program("SuperLink", command, variables(home), kit.state)
+    own = variables(home) | {KIT: str(kit.folder)}
+    return Program("SuperLink", command, own, kit.state)
 
 
 def _executor(kit: Kit, home: Path) -> Program:
@@ -109,9 +107,11 @@ class _Registrar:
             return
         self._next = time.monotonic() + LOOK_SECONDS
         wanted = self._wanted()
-        if wanted == self._done or not is_healthy(self._kit):
+        if wanted == self._done:
             return
         try:
+            if not is_healthy(self._kit):
+                return
             self._follow(wanted)
         except UserError as error:
             self._tell(f"registration: {error}")

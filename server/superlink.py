@@ -8,23 +8,34 @@ sites and submit runs. So a request from another machine passes here only if it 
 from __future__ import annotations
 
 import ipaddress
+import os
+from collections.abc import Callable
+from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from federation.flower import superlink_behind
+from federation.flower import online_nodes, superlink_behind
+from server.control import KIT, load_kit
+from server.metrics import CONTENT_TYPE, exposition
 
-FLEET = "/v1/fleet/"
+FLEET, METRICS = "/v1/fleet/", "/metrics"
 MOST_BYTES = 2**31
 """Of one request; a site has no need of more."""
 
 
 class LocalOnly:
-    """Answers 403 to a request that comes from elsewhere and is not for the Fleet interface."""
+    """Answers 403 to a request that comes from elsewhere and is not for the Fleet interface.
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
+    Args:
+        app: Flower's.
+        metrics: what the service tells Prometheus, given the ids of the nodes that are online.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Callable[[set[str]], str]):
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -34,13 +45,17 @@ class LocalOnly:
             await PlainTextResponse("not from here\n", 403)(scope, receive, send)
         elif _announced(scope) > MOST_BYTES:
             await PlainTextResponse("too large\n", 413)(scope, receive, send)
+        elif scope["path"] == METRICS:
+            text = await run_in_threadpool(lambda: self._metrics(online_nodes(scope["app"])))
+            await Response(text, media_type=CONTENT_TYPE)(scope, receive, send)
         else:
             await self._app(scope, _bounded(receive), send)
 
 
 def main() -> None:
     """Run ``flower-superlink`` with its own arguments."""
-    superlink_behind((Middleware(LocalOnly),))()
+    kit = load_kit(Path(os.environ[KIT]))
+    superlink_behind((Middleware(LocalOnly, metrics=lambda on: exposition(kit, on)),))()
 
 
 def _bounded(receive: Receive) -> Receive:

@@ -25,10 +25,10 @@ from federation.errors import UserError, WardroundError
 from federation.study import Study, load_study
 from federation.supervision import Program, supervise, variables
 from server.consortium import SERVER, Consortium, RehearsalSection, load_consortium
-from server.control import Kit, load_kit
+from server.control import Kit, load_kit, registered
 from server.following import follow
 from server.provision import provision
-from server.service import is_healthy, registered
+from server.service import is_healthy
 from server.submissions import copy_run, submit
 from simulations.consortium import synthesize
 from simulations.runner import simulate

@@ -63,6 +63,7 @@ UNSET = (
     "simulation.",
     "strategy.screening.",
     "evaluation.windows.",
+    "strategy.compression.",
     *(f"strategy.{kind}." for kind in STRATEGIES),
 )
 """Tables that are optional and need a value of their own, and the options of single strategies."""

@@ -12,20 +12,16 @@ server = typer.Typer(
     name="server",
     help="The coordinator's service.",
     no_args_is_help=True,
-    invoke_without_command=True,
 )
 
 
-@server.callback()
-def _group() -> None:
-    """Keep `run` a command of its own, though it is the only one."""
-
-
 def register(cli: typer.Typer, site: typer.Typer) -> None:
-    """Add `server run` and `site run`."""
+    """Add `run` and `health` to the groups `server` and `site`."""
     server.command("run")(run_server)
+    server.command("health")(check_server)
     cli.add_typer(server)
     site.command("run")(run_site)
+    site.command("health")(check_site)
 
 
 def run_server(
@@ -55,6 +51,32 @@ def run_site(
 
     with stopping_on_signals() as stop:
         run(site, kit or (site if site.is_dir() else site.parent), stop, _tell)
+
+
+def check_server(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The server's start kit.", show_default=False)
+    ],
+) -> None:
+    """Say whether the server on this machine answers: exit code 0 or 1, for a container."""
+    from server.control import load_kit
+    from server.service import is_healthy
+
+    _report(is_healthy(load_kit(folder)))
+
+
+def check_site(
+    site: Annotated[Path, typer.Argument(help="A site's folder or site.toml.", show_default=False)],
+) -> None:
+    """Say whether this site's service runs on this machine: exit code 0 or 1, for a container."""
+    from clients.node import is_healthy
+
+    _report(is_healthy(site))
+
+
+def _report(healthy: bool) -> None:
+    print("healthy" if healthy else "not healthy")
+    raise typer.Exit(0 if healthy else 1)
 
 
 def _tell(text: str) -> None:

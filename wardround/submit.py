@@ -50,7 +50,8 @@ def status(
     """Show which sites are connected, and how far a run is."""
     from server.control import load_kit
     from server.following import told_round
-    from server.submissions import ended, find, rounds_of, site_states, submissions
+    from server.submissions import site_states
+    from server.submitted import ended, find, rounds_of, submissions
 
     kit = load_kit(server)
     submission = find(kit, run) if run or submissions(kit) else None
@@ -82,7 +83,7 @@ def status(
 def logs(server: SERVER, run: RUN = None) -> None:
     """Show what a run's coordinator has logged."""
     from server.control import Control, load_kit
-    from server.submissions import find
+    from server.submitted import find
 
     kit = load_kit(server)
     print(Control(kit).log(find(kit, run).run), end="")
@@ -91,7 +92,7 @@ def logs(server: SERVER, run: RUN = None) -> None:
 def stop(server: SERVER, run: RUN = None) -> None:
     """Stop a run; its last checkpoint stays, and `submit --resume` continues from it."""
     from server.control import Control, load_kit
-    from server.submissions import find
+    from server.submitted import find
 
     kit = load_kit(server)
     submission = find(kit, run)
@@ -106,7 +107,8 @@ def download(
 ) -> None:
     """Copy a run's folder: report, metrics, privacy and model."""
     from server.control import load_kit
-    from server.submissions import copy_run, find
+    from server.submissions import copy_run
+    from server.submitted import find
 
     print(copy_run(find(load_kit(server), run), out))
 

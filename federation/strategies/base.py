@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from federation.compression import CompressionSection
 from federation.participation import ParticipationSection
 from federation.validation import Section
 
@@ -79,6 +80,7 @@ class Strategy(Section):
     round_deadline_seconds: PositiveFloat = 600.0
     maximum_update_norm: PositiveFloat | None = None
     screening: ScreeningSection | None = None
+    compression: CompressionSection | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
 
     @property

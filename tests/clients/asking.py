@@ -1,12 +1,17 @@
-"""One site's ClientApp, asked with Flower messages."""
+"""One site's ClientApp, asked with Flower messages, and the same behind its door."""
+
+from functools import partial
 
 from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
 from clients.app import build_app
+from clients.door import answer_at_the_door
 from clients.workbench import Workbench
 from federation.flower import stamp, take_simulated_identity
-from federation.messages import Reply
+from federation.messages import Instruction, Reply
+from federation.models.build import build_model
+from federation.vocabulary import agreed_vocabulary
 
 NODE = 100
 
@@ -30,3 +35,19 @@ class Asked:
         assert not reply.has_error()
         self.sent += message_to_proto(reply).SerializeToString()
         return Reply.from_records(reply.content, kind)
+
+
+class AtTheDoor(Asked):
+    """A deployed site: what its door refuses never reaches the ClientApp."""
+
+    def __init__(self, folder, **more):
+        super().__init__(folder)
+        self.app = partial(answer_at_the_door, app=self.app, **more)
+
+
+def instruction_for(study, round_=1, **more):
+    """An instruction of a run, with the study's first weights."""
+    vocabulary = agreed_vocabulary(study.modalities.ehr)
+    weights = build_model(study, vocabulary).weights()
+    known = {"run": "ab12", "round": round_, "weights": weights, "vocabulary": vocabulary} | more
+    return Instruction(study, **known)

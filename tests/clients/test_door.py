@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from asking import Asked
+from asking import AtTheDoor, instruction_for
 
 from clients import approvals
 from clients.approvals import audit_log
@@ -13,8 +13,6 @@ from clients.door import answer_at_the_door
 from clients.site import load_site
 from clients.workbench import Workbench
 from federation.messages import DESCRIBE, EVALUATE, TRAIN, Instruction, Reply
-from federation.models.build import build_model
-from federation.vocabulary import agreed_vocabulary
 
 UNAPPROVED = "the study is not approved at the site"
 OTHER_VERSION = "not an instruction of this version"
@@ -22,21 +20,8 @@ TOO_MANY = "more rounds than the site allows"
 CLOSED = "outside the site's hours"
 
 
-class AtTheDoor(Asked):
-    def __init__(self, folder, **more):
-        super().__init__(folder)
-        self.app = partial(answer_at_the_door, app=self.app, **more)
-
-
 def events(folder: Path) -> list[str]:
     return [entry.event for entry in audit_log(load_site(folder)).entries()]
-
-
-def instruction_for(study, round_=1, **more):
-    vocabulary = agreed_vocabulary(study.modalities.ehr)
-    weights = build_model(study, vocabulary).weights()
-    known = {"run": "ab12", "round": round_, "weights": weights} | more
-    return Instruction(study, vocabulary=vocabulary, **known)
 
 
 @pytest.fixture
@@ -106,7 +91,7 @@ def test_an_approval_is_for_the_code_that_was_installed_then(folder, make_study,
     study, at = make_study("ehr"), load_site(folder)
     monkeypatch.setattr(approvals, "version", lambda _: "0.0.9")
     approvals.approve(study, at)
-    assert approvals.is_approved(study, at)
+    assert approvals.approval_of(study, at)
     monkeypatch.undo()
     assert AtTheDoor(folder).ask(DESCRIBE, instruction_for(study)).status == UNAPPROVED
 

@@ -1,6 +1,7 @@
 """Whole runs under the strategies: workers, resumption, deployed sites, and what is kept where."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,10 +136,39 @@ def test_deployed_sites_give_what_the_simulation_gives(files, study_of, tmp_path
         assert any(own.glob("*.safetensors")) or name not in ("fedbn", "fedper", "ditto", "apfl")
 
 
+COMPRESSED = {
+    "fp16": {"kind": "fp16"},
+    "int8": {"kind": "int8"},
+    "top_k": {"kind": "top_k", "fraction": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_deployed_sites_compress_as_the_simulation_does(files, study_of, tmp_path, kind):
+    some = {site: files[site] for site in NAMES[:3]}
+    study = study_of("fedavgm", rounds=3, strategy={"compression": COMPRESSED[kind]})
+    simulated, run = LocalGrid(some), f"c{len(kind)}"
+    simulated.use_memories(tmp_path)
+    found = []
+    for grid in (simulated, DeployedGrid(some)):
+        task = replace(task_of(grid, study, grid is simulated), run=run)
+        records = []
+        result = run_rounds(task, on_round=lambda record, standing, to=records: to.append(record))
+        found.append((result.weights, [record["bytes"]["received"] for record in records]))
+    (one, bytes_of_one), (other, bytes_of_other) = found
+    assert np.array_equal(one, other)
+    assert len(bytes_of_one) == 3
+    assert bytes_of_one == pytest.approx(bytes_of_other, abs=300)  # the sum's own description
+    assert max(bytes_of_other) < 0.7 * 4 * len(one) * len(some)
+    unsent = list(tmp_path.rglob("federated.unsent/*.safetensors"))
+    assert bool(unsent) == study.strategy.compression.feeds_back
+
+
 CHOOSING = {"selection": {"keep": "best", "patience": 3}}
 RESUMED = {
     "scaffold": {},
     "feddyn": {"strategy": {"ema": 0.5}, **CHOOSING},
+    "fedavg": {"strategy": {"compression": {"kind": "top_k", "fraction": 0.05}}},
     "apfl": {"personalisation": {"calibration": "platt"}},
     "fedavgm": {
         "strategy": {

@@ -108,6 +108,7 @@ def complaint(study_document, **tables):
 
 NOISE = {"mechanism": "dp_sgd", "epsilon": 4.0}
 CENTRAL = {"mechanism": "central", "epsilon": 4.0}
+INT8, TOP_K = {"kind": "int8"}, {"kind": "top_k", "fraction": 0.1}
 REFUSED = [
     ({"strategy": {"name": "scaffold"}}, 'training.optimizer = { name = "sgd"'),
     (
@@ -141,6 +142,17 @@ REFUSED = [
     ({"strategy": {"participation": {"kind": "poisson", "sites": 3}}}, "needs fraction"),
     ({"strategy": {"participation": {"kind": "all", "sites": 3}}}, "not an option"),
     ({"strategy": {"participation": {"kind": "random"}}}, "one of them"),
+    ({"strategy": {"name": "feddyn", "compression": INT8}}, "must be in step"),
+    ({"strategy": {"name": "afl", "compression": INT8}}, 'use "fp16", "bf16"'),
+    ({"strategy": {"name": "median", "compression": TOP_K}}, "number by number"),
+    ({"strategy": {"screening": {"norm_ratio": 3}, "compression": TOP_K}}, "number by number"),
+    ({"strategy": {"maximum_update_norm": 9.0, "compression": TOP_K}}, "maximum_update_norm"),
+    ({"strategy": {"name": "norm_bound", "compression": TOP_K}}, "would be lost"),
+    (
+        {"strategy": {"weighting": "uniform", "compression": TOP_K}, "privacy": CENTRAL},
+        'privacy.mechanism = "central" shortens',
+    ),
+    ({"strategy": {"compression": {"kind": "top_k"}}}, "needs a fraction"),
     ({"strategy": {"screening": {}}}, "give norm_ratio, least_cosine or judge"),
 ]
 

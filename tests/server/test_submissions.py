@@ -9,7 +9,8 @@ import pytest
 from federation.errors import UserError, WardroundError
 from server.control import Kit, Settings
 from server.following import follow
-from server.submissions import SUBMITTED, Submission, copy_run, ended, find, rounds_of
+from server.submissions import copy_run
+from server.submitted import SUBMITTED, Submission, ended, find, rounds_of
 
 ROUND = {
     "round": 1,

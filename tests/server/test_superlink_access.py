@@ -29,7 +29,7 @@ def status(path: str, client: str | None, length: int = 0) -> int:
         "client": None if client is None else (client, 40000),
         "headers": [(b"content-length", str(length).encode())],
     }
-    asyncio.run(LocalOnly(_inner)(scope, receive, send))
+    asyncio.run(LocalOnly(_inner, metrics=lambda online: "")(scope, receive, send))
     return sent[0]["status"]
 
 
@@ -71,5 +71,5 @@ def test_a_request_that_goes_on_without_end_is_hung_up_on(monkeypatch):
         "client": ("192.0.2.7", 1),
         "headers": [],
     }
-    asyncio.run(LocalOnly(reading)(scope, endless, None))
+    asyncio.run(LocalOnly(reading, metrics=lambda online: "")(scope, endless, None))
     assert read == [30, 30, 30, "http.disconnect"]

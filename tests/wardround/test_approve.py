@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clients.approvals import audit_log, is_approved
+from clients.approvals import approval_of, audit_log
 from clients.site import load_site
 from federation.errors import Refused
 from wardround.__main__ import cli
@@ -33,12 +33,12 @@ def test_only_a_yes_approves(folder, make_study, tmp_path):
     approved = run("approve", folder, file, answer="y\n")
     assert approved.exit_code == 0
     assert "epsilon 2 at delta 1e-05 for a patient" in approved.output
-    assert is_approved(study, load_site(folder))
+    assert approval_of(study, load_site(folder))
     shown = run("log", folder)
     assert "approved" in shown.output and "2 lines, each follows" in shown.output
 
     assert run("approve", folder, file, "--withdraw").exit_code == 0
-    assert not is_approved(study, load_site(folder))
+    assert not approval_of(study, load_site(folder))
 
 
 @pytest.mark.parametrize("privacy", [{}, {"mechanism": "dp_sgd", "epsilon": 2.5}])
@@ -49,4 +49,4 @@ def test_what_the_policy_refuses_cannot_be_approved(folder, make_study, tmp_path
     refused = run("approve", folder, file, "--yes")
     assert isinstance(refused.exception, Refused)
     assert "policy." in str(refused.exception)
-    assert not is_approved(study, load_site(folder))
+    assert not approval_of(study, load_site(folder))
