@@ -37,6 +37,7 @@ from federation.messages import (
     TRAIN,
     Instruction,
     Reply,
+    model_digest,
 )
 from federation.study import Split, Study
 
@@ -252,7 +253,7 @@ def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workben
     if len(cohort.patients.splits[split]) == 0:
         raise TakesNoPart("no patients in this split")
     reference = instruction.reference
-    if reference is not None and not (instruction.study.compares and split == "held_out"):
+    if reference is not None and not (_may_compare(instruction) and split == "held_out"):
         raise TakesNoPart("not an instruction of this version")
     model = fitting_model(instruction, site, workbench)
     line = UNCHANGED
@@ -263,6 +264,14 @@ def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workben
     asked = instruction.study, split, site.policy
     drift = _drift(instruction, split)
     return Reply("ok", evaluate_locally(model, cohort, *asked, line, reference, drift))
+
+
+def _may_compare(instruction: Instruction) -> bool:
+    """Whether the study covers a second model: one trained beside it, or the one it names."""
+    evaluation, reference = instruction.study.evaluation, instruction.reference
+    if "local" in evaluation.baselines or reference is None:
+        return True
+    return evaluation.predecessor == model_digest(reference)
 
 
 def _drift(instruction: Instruction, split: Split) -> Drift | None:

@@ -158,6 +158,9 @@ def _leaving(study: Study, policy: PolicySection) -> Iterator[str]:
     if study.evaluation.windows is not None:
         yield f"  - at the end the same by {_windows(study.evaluation.windows)}, and with it how"
         yield "    many patients have each input, below, within or above its reference range"
+    if study.evaluation.predecessor is not None:
+        yield "  - the same under an earlier model, and how closely the two hang together:"
+        yield f"    that of digest {study.evaluation.predecessor[:16]}..., and no other"
     if study.evaluation.existing_score is not None:
         yield f"  - the same of the score that the site has as {study.evaluation.existing_score}"
 

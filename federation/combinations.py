@@ -14,6 +14,7 @@ def conflicts(study: Study) -> Iterator[str]:
     yield from _with_the_strategy(study)
     yield from _with_compression(study)
     yield from _with_selection(study)
+    yield from _with_the_evaluation(study)
     if study.privacy.mechanism != "none":
         yield from _with_any_noise(study)
     if study.privacy.mechanism == "central":
@@ -105,6 +106,14 @@ def _with_selection(study: Study) -> Iterator[str]:
         yield (
             "strategy.ema averages the shared part over rounds, and what sites keep for themselves "
             f'under strategy.name = "{study.strategy.name}" fits the last one: leave it away'
+        )
+
+
+def _with_the_evaluation(study: Study) -> Iterator[str]:
+    if study.evaluation.predecessor is not None and study.personal:
+        yield (
+            "evaluation.predecessor compares with one model, and under "
+            f'strategy.name = "{study.strategy.name}" each site uses one of its own: leave it away'
         )
 
 

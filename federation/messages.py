@@ -47,6 +47,11 @@ DESCRIBE, PREPARE, TRAIN, EVALUATE = "query.describe", "query.prepare", "train",
 """Message types, as Flower routes them."""
 
 
+def model_digest(weights: Vector) -> str:
+    """Return the SHA-256 of a model's parameters, by which a study names it."""
+    return hashlib.sha256(np.ascontiguousarray(weights, "<f4").tobytes()).hexdigest()
+
+
 MALFORMED = (
     AttributeError,
     KeyError,

@@ -150,6 +150,7 @@ class EvaluationSection(Section):
     ``existing_score``: code of a risk that sites hold already, to compare with.
     ``baselines``: what else is trained for comparison, in simulation only.
     ``windows``: windows of time over which drift is looked for; none by default.
+    ``predecessor``: digest of an earlier model, which sites score on the same patients.
     """
 
     every: int = Field(default=1, ge=0)
@@ -160,6 +161,7 @@ class EvaluationSection(Section):
         Literal["local", "pooled", "single_modality", "leave_one_out", "logistic_regression"], ...
     ] = ()
     windows: WindowsSection | None = None
+    predecessor: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 class SimulationSection(Section):
@@ -203,8 +205,13 @@ class Study(Section):
 
     @property
     def compares(self) -> bool:
-        """Whether sites score the federated model and their own on the same patients."""
-        return "local" in self.evaluation.baselines
+        """Whether sites score the federated model and another on the same patients."""
+        return "local" in self.evaluation.baselines or self.evaluation.predecessor is not None
+
+    def succeeding(self, predecessor: str) -> Study:
+        """Return the same study, compared with the earlier model of a digest."""
+        evaluation = self.evaluation.model_copy(update={"predecessor": predecessor})
+        return self._with(evaluation=evaluation)
 
     @cached_property
     def canonical(self) -> str:

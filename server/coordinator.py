@@ -14,7 +14,7 @@ from typing import Any
 from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
 from federation.messages import DESCRIBE, EXISTING_SCORE, FEDERATED, PREPARE, Instruction
-from federation.models.build import build_model
+from federation.models.build import Vector, build_model
 from federation.study import Study
 from federation.validation import listed
 from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabulary
@@ -28,7 +28,7 @@ from server.evaluator import (
     metrics_document,
 )
 from server.exchange import Exchange, encode
-from server.joining import compare_at_home, joining
+from server.joining import against_predecessor, compare_together, joining
 from server.operating import common_threshold, own_thresholds, thresholds_of
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundsResult, run_rounds
@@ -78,6 +78,7 @@ def run_study(
     progress: Progress | None = None,
     warnings: Iterable[str] = (),
     witness: Witness | None = None,
+    predecessor: Vector | None = None,
 ) -> Outcome:
     """Run the folder's study on the sites of an exchange and leave the run folder complete.
 
@@ -89,6 +90,7 @@ def run_study(
         warnings: what the caller warns of, kept with the run.
         witness: what is known of the sites' privacy ledgers; None in a simulation whose ledgers
             are those of the run.
+        predecessor: weights of the earlier model that the study names.
 
     Raises:
         NoUsableModel: if no round could be aggregated.
@@ -134,7 +136,8 @@ def run_study(
     if study.evaluation.existing_score is not None:
         progress.tell("evaluation of the score that the sites hold already")
         tested[EXISTING_SCORE] = existing_score(task)
-    found = _write_results(task, result, tested, folder, progress, warnings)
+    earlier = _compared(task, result, predecessor, progress, warnings)
+    found = _write_results(task, result, tested, earlier, folder, progress, warnings)
     progress.tell("privacy")
     privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
     folder.write_json("privacy.json", privacy)
@@ -237,10 +240,30 @@ def _federate(task: Task, folder: RunFolder, progress: Progress) -> RoundsResult
     return result
 
 
+def _compared(
+    task: Task,
+    result: RoundsResult,
+    predecessor: Vector | None,
+    progress: Progress,
+    warnings: list[str],
+) -> Mapping[str, Any]:
+    """Let every site score the federated model and the earlier one together."""
+    digest = task.study.evaluation.predecessor
+    if digest is None:
+        return {}
+    if predecessor is None:
+        warnings.append("The study names a predecessor, and its model was not given: not compared.")
+        return {}
+    progress.tell("evaluation beside the predecessor")
+    both = compare_together(task, result.weights, dict.fromkeys(task.nodes(), predecessor))
+    return {"model": digest, **against_predecessor(both)}
+
+
 def _write_results(
     task: Task,
     result: RoundsResult,
     federated: Mapping[str, Scored],
+    earlier: Mapping[str, Any],
     folder: RunFolder,
     progress: Progress,
     warnings: list[str],
@@ -278,7 +301,7 @@ def _write_results(
     joined: Mapping[str, Any] = {}
     if found.alone:
         progress.tell("what each site gains by joining")
-        both = compare_at_home(task, result.weights, found.alone)
+        both = compare_together(task, result.weights, found.alone)
         joined = joining(named[FEDERATED].held_out, found.local, both)
     left_out = [one for scored in found.left_out.values() for one in scored.held_out]
     if left_out:
@@ -287,6 +310,8 @@ def _write_results(
     document = metrics_document(
         study.study.name, study.fingerprint, study.study.seed, models, cross_site, joined
     )
+    if earlier:
+        document["predecessor"] = earlier
     if (windows := study.evaluation.windows) is not None:
         document["drift"] = drift(named[FEDERATED].held_out, windows, pooled=not study.personal)
         warnings += drift_warnings(document["drift"])

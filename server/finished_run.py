@@ -58,6 +58,33 @@ def finished_run(run: Path) -> FinishedRun:
     return FinishedRun(study, vocabulary, flat.astype(np.float32))
 
 
+def predecessor(study: Study, run: Path) -> Vector:
+    """Return the model of an earlier run, to be scored beside that of a study.
+
+    Raises:
+        UserError: if the folder cannot be read, or its model takes other inputs or has another
+            shape than the study's: a site scores both with one network.
+    """
+    earlier = finished_run(run)
+    section = study.modalities.ehr
+    if section is not None and section.vocabulary == "prepared":
+        raise UserError(
+            run,
+            'the study counts its vocabulary anew (modalities.ehr.vocabulary = "prepared"), so an '
+            "earlier model has other inputs",
+            remedy="Compare the two runs with `wardround compare`, which says that it is unpaired.",
+        )
+    same_task = study.task == earlier.study.task and study.modalities == earlier.study.modalities
+    if not same_task or study.fusion.kind != earlier.study.fusion.kind or earlier.study.personal:
+        raise UserError(
+            run,
+            "its model is of another task, modalities or fusion than the study's, or each site has "
+            "one of its own",
+            remedy="Compare the two runs with `wardround compare`, which says that it is unpaired.",
+        )
+    return earlier.weights
+
+
 def read_vocabulary(run: Path) -> Vocabulary | None:
     """Return a run's codes and their scaling; None if it did not come that far.
 

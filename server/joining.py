@@ -17,19 +17,19 @@ from server.site_evaluation import SiteEvaluation, ordered
 from server.task import Task
 
 
-def compare_at_home(
-    task: Task, federated: Vector, alone: Mapping[str, Vector]
+def compare_together(
+    task: Task, federated: Vector, others: Mapping[str, Vector]
 ) -> list[SiteEvaluation]:
-    """Let each site score the federated model and the one that it trained alone together.
+    """Let each site score the federated model and another together.
 
     Args:
         task: the federated one.
         federated: its weights.
-        alone: weights of the model that each site trained alone.
+        others: the other model's weights by site, such as of what each trained alone.
     """
     both = replace(task.instruction(federated, 0, "held_out"), model=FEDERATED)
     found, _ = evaluate_each(
-        task, {site: replace(both, reference=weights) for site, weights in alone.items()}
+        task, {site: replace(both, reference=weights) for site, weights in others.items()}
     )
     return found
 
@@ -77,13 +77,38 @@ def joining(
         }
     return {
         "sites": sites,
-        "mean": _mean(differences.values()).to_json(),
+        "mean": mean_difference(differences.values()).to_json(),
         "gain": [site for site, (one, _) in differences.items() if (one.low or 0.0) > 0],
         "lose": [site for site, (one, _) in differences.items() if (one.high or 0.0) < 0],
     }
 
 
-def _mean(differences: Iterable[tuple[Estimate, int]]) -> Estimate:
+def against_predecessor(together: Sequence[SiteEvaluation]) -> dict[str, Any]:
+    """AUROC of the federated model minus that of an earlier one, at sites that scored both at once.
+
+    Returns:
+        ``sites`` and ``mean`` of ``predecessor`` of metrics.json.
+    """
+    sites: dict[str, dict[str, Any]] = {}
+    differences: list[tuple[Estimate, int]] = []
+    for one in ordered(together):
+        if one.paired is None or "" not in one.cells:
+            sites[one.site] = {"suppressed": one.reason("") or "no comparison"}
+            continue
+        here, earlier = one.cells[""], one.paired.reference
+        found = auroc_difference(here, earlier, one.paired.correlation)
+        differences.append((found, here.n))
+        sites[one.site] = {
+            "n": here.n,
+            "federated": delong(here).to_json(),
+            "predecessor": delong(earlier).to_json(),
+            "difference": found.to_json(),
+            "paired": one.paired.correlation is not None,
+        }
+    return {"sites": sites, "mean": mean_difference(differences).to_json()}
+
+
+def mean_difference(differences: Iterable[tuple[Estimate, int]]) -> Estimate:
     """Mean over sites, weighted by patients; their patients are different ones."""
     known = [(one.value, one.variance, n) for one, n in differences if one.value is not None]
     total = sum(n for *_, n in known)

@@ -12,6 +12,7 @@ from typing import Any
 
 from clients.site import find_sites, load_site
 from federation.errors import UserError
+from federation.messages import model_digest
 from federation.models.build import build_model
 from federation.models.stacked import MOST_AT_ONCE, MOST_PARAMETERS, can_stack
 from federation.study import Study
@@ -19,6 +20,7 @@ from federation.validation import listed
 from federation.vocabulary import agreed_vocabulary
 from server.coordinator import Outcome, Progress, run_study
 from server.exchange import Exchange
+from server.finished_run import predecessor
 from server.report.page import write_report
 from server.run_folder import RunFolder
 from server.witness import WITNESS, Witness
@@ -46,6 +48,7 @@ def simulate(
     site_ledgers: bool = False,
     together: bool = True,
     grid: SimulatedGrid | None = None,
+    compare_with: Path | None = None,
 ) -> Outcome:
     """Run a study on the sites of a folder and write the run folder with its report.
 
@@ -61,6 +64,7 @@ def simulate(
             of ledgers in the run folder.
         together: whether small models of several sites may be trained in one pass.
         grid: over these sites, of an earlier run; it keeps what it has read, and stays open.
+        compare_with: an earlier run, whose model the sites score beside the new one.
 
     Raises:
         UserError: if a site or the study cannot be used; nothing has been trained then.
@@ -68,6 +72,8 @@ def simulate(
     """
     progress = progress or Progress()
     _check_comparators(study, site_ledgers)
+    earlier = None if compare_with is None else predecessor(study, compare_with)
+    study = study if earlier is None else study.succeeding(model_digest(earlier))
     files = _named_files(sites, study)
     count, why = choose_workers(study, len(files), workers, ray_address)
     folder = RunFolder(out, study, resume)
@@ -111,7 +117,7 @@ def simulate(
             "devices": sorted({inspection.device for inspection in inspections}),
         }
         witness = Witness(sites / WITNESS) if site_ledgers else None
-        outcome = run_study(exchange, folder, environment, progress, skipped, witness)
+        outcome = run_study(exchange, folder, environment, progress, skipped, witness, earlier)
     except UserError:
         folder.leave_nothing(LEDGERS, MEMORIES)
         raise

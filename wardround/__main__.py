@@ -11,6 +11,7 @@ import typer
 from federation.errors import WardroundError
 from wardround import (
     approve,
+    compare,
     data,
     deidentify,
     ledger,
@@ -51,6 +52,7 @@ def _version(
 
 run.register(cli)
 data.register(cli)
+compare.register(cli)
 ledger.register(cli)
 monitor.register(cli)
 sweep.register(cli)

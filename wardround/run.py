@@ -44,6 +44,10 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(help="A run folder, to continue after its last checkpoint.")
     ] = None,
+    compare_with: Annotated[
+        Path | None,
+        typer.Option(help="An earlier run, whose model the sites score on the same patients."),
+    ] = None,
 ) -> None:
     """Train a study across simulated sites; prints the run folder last."""
     from rich.console import Console
@@ -69,6 +73,7 @@ def simulate(
             site_ledgers=site_ledgers,
             together=not serial,
             progress=progress,
+            compare_with=compare_with,
         )
     for warning in outcome.warnings[:MOST_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)

@@ -126,6 +126,28 @@ class Joining(BaseModel):
     mean: Metric
 
 
+class Succeeded(BaseModel):
+    """AUROC of the federated model and of an earlier one at a site, which scored both at once."""
+
+    suppressed: str = ""
+    paired: bool = False
+    federated: Metric | None = None
+    predecessor: Metric | None = None
+    difference: Metric | None = None
+
+
+class Predecessor(BaseModel):
+    """How the federated model does beside an earlier one.
+
+    Args:
+        model: digest of the earlier one.
+    """
+
+    model: str
+    sites: dict[str, Succeeded] = {}
+    mean: Metric
+
+
 class ModelMetrics(BaseModel):
     """One model of metrics.json."""
 
@@ -187,6 +209,7 @@ class Metrics(BaseModel):
     cross_site: dict[str, dict[str, Cell]] = {}
     joining: Joining | None = None
     drift: Drift | None = None
+    predecessor: Predecessor | None = None
 
 
 class Round(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from federation.pages.elements import TOTAL, Heading, Part, Section, Table, Td
-from server.report.run_folder import Joining, Metric, ModelMetrics, RunFolder
+from server.report.run_folder import Joining, Metric, ModelMetrics, Predecessor, RunFolder
 from server.report.text import metric_text, model_name, number, withheld
 
 
@@ -16,6 +16,8 @@ def comparators(run: RunFolder) -> Section:
     joined, between = joining_table(run.metrics.joining), between_table(models)
     if joined.rows:
         parts += [Heading("What each hospital gains by joining"), joined]
+    if (earlier := run.metrics.predecessor) is not None:
+        parts += [Heading("Beside the model of an earlier run"), predecessor_table(earlier)]
     if between.rows:
         parts += [Heading("The average hospital, and one more"), between]
     return Section("comparators", "Comparators", parts)
@@ -87,4 +89,22 @@ def joining_table(joining: Joining | None) -> Table:
         ["Hospital", "AUROC, federated", "AUROC, its own alone", "Difference of AUROC"],
         rows,
         "Above 0, the federated model is better at home than what the hospital trains alone.",
+    )
+
+
+def predecessor_table(earlier: Predecessor) -> Table:
+    """How the model does beside that of an earlier run, on the same patients."""
+    rows = []
+    for site, one in sorted(earlier.sites.items()):
+        if one.suppressed:
+            rows.append([Td(site), withheld(one.suppressed, 3)])
+            continue
+        shown = [metric_text(metric) for metric in (one.federated, one.predecessor, one.difference)]
+        rows.append([Td(site, "" if one.paired else "unpaired"), *shown])
+    rows.append([Td("Mean", look=TOTAL), Td("–"), Td("–"), metric_text(earlier.mean)])
+    return Table(
+        "The federated model and that of an earlier run, on the same held-out patients",
+        ["Hospital", "AUROC, federated", "AUROC, earlier model", "Difference of AUROC"],
+        rows,
+        "Both scored the same patients at once, so the difference is known better than either.",
     )
