@@ -48,15 +48,20 @@ class Decisions(BaseModel):
     number_needed_to_evaluate: Metric | None = None
 
 
-class Cell(BaseModel):
-    """The metrics of some patients, or the reason why they are withheld."""
+class Ranked(BaseModel):
+    """AUROC of some patients, or the reason why it is withheld: all that a large matrix shows."""
 
     suppressed: str = ""
+    auroc: Metric | None = None
+
+
+class Cell(Ranked):
+    """The metrics of some patients, or the reason why they are withheld."""
+
     excludes: list[str] = []
     averaged_over_sites: bool = False
     n: int | None = None
     positives: int | None = None
-    auroc: Metric | None = None
     auprc: Metric | None = None
     sensitivity_at_90_specificity: Metric | None = None
     specificity_at_90_sensitivity: Metric | None = None
@@ -206,7 +211,7 @@ class Metrics(BaseModel):
     fingerprint: str
     seed: int
     models: dict[str, ModelMetrics] = Field(min_length=1)
-    cross_site: dict[str, dict[str, Cell]] = {}
+    cross_site: dict[str, dict[str, Ranked]] = {}
     joining: Joining | None = None
     drift: Drift | None = None
     predecessor: Predecessor | None = None
