@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from clients.fits import Fit, PlainFit, PrivateFit
-from clients.training import drop_modalities, shuffled
+from clients.training import drop_modalities, one_pass
 
 EVEN = 8
 """Rows of a site are a multiple of it."""
@@ -31,16 +31,16 @@ class Passes:
     """
 
     def __init__(self, fit: PlainFit, size: int):
-        self._rows, self._generator = fit.rows, fit.generator()
+        self._fit, self._generator = fit, fit.generator()
         self._batch, self._size = fit.training.batch_size, size
-        self._order = self._rows[:0].view(0, size)
-        self.steps = self._left = fit.training.steps(len(self._rows))
+        self._order = fit.rows[:0].view(0, size)
+        self.steps = self._left = fit.training.steps(len(fit.rows))
 
     @property
     def ready(self) -> int:
         """How many batches are left of the pass; a new one begins with the draw of its order."""
         if not len(self._order) and self._left:
-            order = shuffled(self._rows, self._generator)
+            order = one_pass(self._fit, self._generator)
             full = pad(order, (0, -len(order) % self._batch)).view(-1, self._batch)
             self._order = pad(full, (0, self._size - self._batch))[: self._left]
             self._unseen = len(order)

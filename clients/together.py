@@ -29,7 +29,7 @@ from clients.side_by_side import (
     sample_masks,
 )
 from clients.steering import Steering
-from clients.training import make_optimizer, positive_weight, train_alone
+from clients.training import make_optimizer, positive_weight, shorten, train_alone
 from clients.workbench import Workbench
 from federation.models.losses import patient_losses
 from federation.models.stacked import MOST_AT_ONCE, StackedModel
@@ -128,7 +128,8 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
     losses: list[list[float]] = [[] for _ in fits]
     optimizer = make_optimizer(stacked.vector, training.optimizer)
     steering = Steering(fits, stacked.vector)
-    plain = _plain_step(training.optimizer) if steering.idle else None
+    at_once = steering.idle and training.max_grad_norm is None
+    plain = _plain_step(training.optimizer) if at_once else None
     results = _Results(fits, stacked)
     for step, ((values, present, labels), sizes) in enumerate(batches_of(fits, passes, size), 1):
         if dropout:
@@ -151,6 +152,8 @@ def plainly_together(fits: Sequence[PlainFit], stacked: StackedModel) -> list[Fi
         for one, mean in zip(losses, means.tolist(), strict=True):
             one.append(mean)
         if plain is None:
+            assert stacked.vector.grad is not None
+            shorten(stacked.vector.grad, training.max_grad_norm)
             steering.before_step()
             optimizer.step()
             steering.after_step()

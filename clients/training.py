@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from clients.augmentation import Draws, augmented, step_number
 from clients.fits import Fit, Fitted, PlainFit, PrivateFit
 from clients.steering import Steering
 from federation.privacy.engine import Batch, poisson_sample, private_mean
 from federation.study import Study
-from federation.training import OptimizerSection, TrainingSection
+from federation.training import OptimizerSection
 
 
 def train_alone(fit: Fit) -> Fitted:
@@ -53,8 +54,10 @@ def _plain(fit: PlainFit) -> Iterator[float]:
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator)
 
-    for rows in batches(fit.rows, fit.training, generator):
+    for rows in batches(fit, generator):
         values, present = cohort.inputs(rows, model.device)
+        if study.modalities.augmented:
+            values = augmented(values, study, _draws(fit, rows, step_number(uniform(2))))
         labels = cohort.labels[rows].to(model.device)
         if study.fusion.modality_dropout:
             present = drop_modalities(present, study.fusion.modality_dropout, uniform)
@@ -62,6 +65,7 @@ def _plain(fit: PlainFit) -> Iterator[float]:
         loss = binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
+        shorten([gradient], fit.training.max_grad_norm)
         yield loss.item()
 
 
@@ -69,32 +73,40 @@ def _private(fit: PrivateFit) -> Iterator[None]:
     """The noised mean of each step's clipped gradients.
 
     Modality dropout is drawn from the private randomness too: with a seed that the coordinator
-    knows, one patient more would shift the others' masks, and so their gradients, visibly.
+    knows, one patient more would shift the others' masks, and so their gradients, visibly. So is
+    the number of a step by which patients are augmented.
     """
     model, cohort, privacy = fit.model, fit.cohort, fit.study.privacy
     rows, randomness, gradient = fit.rows, fit.randomness(), model.vector.grad
     assert gradient is not None
-    dropout = fit.study.fusion.modality_dropout
+    study, dropout = fit.study, fit.study.fusion.modality_dropout
 
-    def physical(chosen: Tensor) -> Iterator[Batch]:
+    def physical(chosen: Tensor, step: int) -> Iterator[Batch]:
         for some in torch.split(chosen, privacy.physical_batch):
             values, present = cohort.inputs(some, model.device)
+            if study.modalities.augmented and len(some):
+                values = augmented(values, study, _draws(fit, some, step))
             if dropout and len(some):
                 present = drop_modalities(present, dropout, randomness.uniform)
             yield values, present, cohort.labels[some].to(model.device)
 
     for _ in range(fit.segment.steps):
+        step = step_number(randomness.uniform(2)) if study.modalities.augmented else 0
         chosen = poisson_sample(rows, fit.segment.sampling_rate, randomness)
         private_mean(
             fit.clipped,
             gradient,
-            physical(chosen),
+            physical(chosen, step),
             fit.segment,
             privacy.max_grad_norm,
             len(rows),
             randomness,
         )
         yield None
+
+
+def _draws(fit: Fit, rows: Tensor, step: int) -> Draws:
+    return Draws(step, fit.cohort.patients.subject_ids[rows.numpy()])
 
 
 def drop_modalities(
@@ -109,20 +121,32 @@ def drop_modalities(
     return {name: torch.where(something, kept[name], present[name]) for name in present}
 
 
-def batches(
-    rows: Tensor, training: TrainingSection, generator: torch.Generator
-) -> Iterator[Tensor]:
+def batches(fit: Fit, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the rows of each batch: whole passes, or steps over as many as needed."""
-    left = training.steps(len(rows))
+    left = fit.training.steps(len(fit.rows))
     while left:
-        for batch in torch.split(shuffled(rows, generator), training.batch_size)[:left]:
+        for batch in torch.split(one_pass(fit, generator), fit.training.batch_size)[:left]:
             left -= 1
             yield batch
 
 
-def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Return rows in the order of a pass."""
-    return rows[torch.randperm(len(rows), generator=generator)]
+def one_pass(fit: Fit, generator: torch.Generator) -> Tensor:
+    """Return the rows of a pass, as many as there are training patients."""
+    rows = fit.rows
+    if fit.training.sampling == "shuffled":
+        return rows[torch.randperm(len(rows), generator=generator)]
+    _, of, counts = torch.unique(fit.cohort.labels[rows], return_inverse=True, return_counts=True)
+    drawn = torch.multinomial(1 / counts[of].double(), len(rows), True, generator=generator)
+    return rows[drawn]
+
+
+def shorten(gradients: Iterable[Tensor], most: float | None) -> None:
+    """Scale each gradient that is longer than it may be; None is no bound."""
+    if most is None:
+        return
+    for gradient in gradients:
+        norm = torch.linalg.vector_norm(gradient)
+        gradient.mul_((most / norm.clamp(min=1e-12)).clamp(max=1))
 
 
 class FlatSgd:

@@ -174,7 +174,8 @@ class Workbench:
         """Whether a study's model is trained in one pass with those of other sites."""
         key = ("stacks", study.fingerprint, id(model))
         batch_size = study.training.batch_size
-        return self.together and self._once(key, lambda: can_stack(model, batch_size))
+        apart = study.modalities.augmented
+        return self.together and not apart and self._once(key, lambda: can_stack(model, batch_size))
 
     def stacked(self, model: FlatModel, copies: int) -> StackedModel:
         """Return copies of a model of this workbench, to train them in one pass."""

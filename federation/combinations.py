@@ -13,6 +13,7 @@ def conflicts(study: Study) -> Iterator[str]:
     """Yield each conflict, with what to do about it."""
     yield from _with_the_strategy(study)
     yield from _with_compression(study)
+    yield from _with_sampling(study)
     yield from _with_selection(study)
     yield from _with_the_evaluation(study)
     if study.privacy.mechanism != "none":
@@ -90,6 +91,22 @@ def _that_shorten(study: Study) -> Iterator[str]:
         yield "strategy.maximum_update_norm"
 
 
+def _with_sampling(study: Study) -> Iterator[str]:
+    training = study.training
+    if training.sampling != "balanced":
+        return
+    if training.loss.class_weight != "none":
+        yield (
+            'training.sampling = "balanced" and training.loss.class_weight = '
+            f'"{training.loss.class_weight}" would each make up for a rare class: give one of them'
+        )
+    if study.task.kind not in ("binary", "multiclass"):
+        yield (
+            f'training.sampling = "balanced" draws classes alike, and task.kind = '
+            f'"{study.task.kind}" has no single class for a patient: leave it away'
+        )
+
+
 def _with_selection(study: Study) -> Iterator[str]:
     selection, every = study.selection, study.evaluation.every
     if selection.measures and not every:
@@ -165,6 +182,17 @@ def _with_noise_at_the_sites(study: Study) -> Iterator[str]:
         yield (
             'training.loss.class_weight = "balanced" follows from the labels of all training '
             'patients, which privacy.mechanism = "dp_sgd" does not cover. Use "none"'
+        )
+    if study.training.sampling == "balanced":
+        yield (
+            'training.sampling = "balanced" chooses patients by the labels of all, and '
+            'privacy.mechanism = "dp_sgd" reckons with each patient being drawn by chance alone '
+            "(Poisson). Leave it away"
+        )
+    if study.training.max_grad_norm is not None:
+        yield (
+            "training.max_grad_norm bounds the gradient of a whole step, and privacy.mechanism = "
+            '"dp_sgd" bounds that of each patient already: give privacy.max_grad_norm alone'
         )
     if study.split.by == "time":
         yield (

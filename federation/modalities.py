@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from federation.augmentation import EhrAugmentSection, ImageAugmentSection
 from federation.models.registry import EHR, IMAGE, TEXT, Encoder, foreign_options
 from federation.validation import Section
 
@@ -88,6 +89,7 @@ class EhrSection(ModalitySection):
     heads: int = Field(default=4, ge=1, le=32)
     window_hours: PositiveFloat | None = None
     age: bool = True
+    augment: EhrAugmentSection = EhrAugmentSection()
 
     @property
     def prepared(self) -> tuple[object, ...]:
@@ -126,6 +128,7 @@ class ImageSection(ModalitySection):
     channels: Literal[1, 3] = 1
     planes: int | None = Field(default=None, ge=8, le=256)
     spacing_mm: tuple[PositiveFloat, PositiveFloat] | None = None
+    augment: ImageAugmentSection = ImageAugmentSection()
     patch: int = Field(default=8, ge=4, le=64)
     layers: int = Field(default=4, ge=1, le=24)
     heads: int = Field(default=4, ge=1, le=32)
@@ -187,6 +190,11 @@ class ModalitiesSection(Section):
         if not self.names:
             raise ValueError("give at least one of [modalities.ehr], .image, .text")
         return self
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training patients are seen otherwise than they were recorded."""
+        return any(one is not None and one.augment.used for one in (self.ehr, self.image))
 
     @property
     def names(self) -> tuple[Modality, ...]:

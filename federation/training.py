@@ -91,12 +91,19 @@ class LossSection(Section):
 
 
 class TrainingSection(Section):
-    """What a site does in a round: ``local_epochs`` passes, or ``local_steps`` batches."""
+    """What a site does in a round: ``local_epochs`` passes, or ``local_steps`` batches.
+
+    ``sampling``: in a pass each training patient comes once, or as many are drawn, with
+    replacement, so that each class is as likely as the others. ``max_grad_norm``: a step's gradient
+    is no longer than that.
+    """
 
     rounds: PositiveInt = 20
     local_epochs: PositiveInt | None = None
     local_steps: PositiveInt | None = None
     batch_size: PositiveInt = 32
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    max_grad_norm: float | None = Field(default=None, ge=0.001, le=10_000)
     optimizer: OptimizerSection = OptimizerSection()
     loss: LossSection = LossSection()
 

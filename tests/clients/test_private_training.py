@@ -64,9 +64,20 @@ def one_step(study, cohort, model, clipped, rate, randomness):
     return after - before
 
 
+AUGMENTED = {
+    "ehr": {
+        "width": 8,
+        "buckets": 8,
+        "reference_ranges": {"LAB//CRP": [0.0, 10.0]},
+        "augment": {"dropout": 0.3, "jitter_hours": 6.0},
+    }
+}
+
+
+@pytest.mark.parametrize("sections", [{}, {"modalities": AUGMENTED}], ids=["plain", "augmented"])
 @pytest.mark.parametrize("patient", [0, 17, 63])
-def test_one_patient_moves_a_step_by_the_clipping_norm_at_most(prepare, patient):
-    study, cohort, model, clipped = prepare()
+def test_one_patient_moves_a_step_by_the_clipping_norm_at_most(prepare, patient, sections):
+    study, cohort, model, clipped = prepare(**sections)
     rows = cohort.patients.splits["train"]
     patients = len(rows)
     whole = one_step(study, cohort, model, clipped, 1.0, Silent(1)) * patients
@@ -79,7 +90,9 @@ def test_one_patient_moves_a_step_by_the_clipping_norm_at_most(prepare, patient)
 def test_physical_batches_do_not_change_a_step(prepare):
     steps = []
     for size in (512, 7):
-        study, cohort, model, clipped = prepare(privacy={"physical_batch": size})
+        study, cohort, model, clipped = prepare(
+            privacy={"physical_batch": size}, modalities=AUGMENTED
+        )
         steps.append(one_step(study, cohort, model, clipped, 0.5, Seeded(1)))
     assert np.allclose(*steps, atol=1e-5)
 
@@ -90,6 +103,14 @@ def test_modality_dropout_is_drawn_from_the_private_randomness(prepare):
     assert np.array_equal(*same)
     other = one_step(study, cohort, model, clipped, 1.0, Silent(2))
     assert not np.array_equal(same[0], other), "everybody is in the step: only masks can differ"
+
+
+def test_augmentation_is_drawn_from_the_private_randomness(prepare):
+    study, cohort, model, clipped = prepare(modalities=AUGMENTED)
+    same = [one_step(study, cohort, model, clipped, 1.0, Silent(1)) for _ in range(2)]
+    assert np.array_equal(*same)
+    other = one_step(study, cohort, model, clipped, 1.0, Silent(2))
+    assert not np.array_equal(same[0], other), "everybody is in the step: only views can differ"
 
 
 def test_a_step_that_draws_nobody_still_adds_noise(prepare):

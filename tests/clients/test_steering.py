@@ -62,7 +62,7 @@ def by_autograd(fit):
     vector = torch.nn.Parameter(torch.from_numpy(fit.start.copy()))
     optimizer, generator = torch_optimizer(vector, fit.training.optimizer), fit.generator()
     direction, anchor = torch.from_numpy(pull.direction), torch.from_numpy(pull.anchor)
-    for rows in batches(fit.rows, fit.training, generator):
+    for rows in batches(fit, generator):
         model.load(vector.detach().numpy())
         model.vector.grad.zero_()
         loss = binary_cross_entropy_with_logits(
@@ -151,7 +151,7 @@ def test_variance_is_the_squared_standard_error_of_the_mean_gradient(prepare):
     _, (fit, *_) = prepare(local_steps=7, local_epochs=None)
     result = train_alone(dataclasses.replace(fit, watched=True))
     model, x, gradients = fit.model, fit.start, []
-    for rows in batches(fit.rows, fit.training, fit.generator()):
+    for rows in batches(fit, fit.generator()):
         model.load(x)
         model.vector.grad.zero_()
         logits = model.module(*fit.cohort.inputs(rows, model.device))

@@ -34,7 +34,9 @@ STUDIES = [
         "training": {"batch_size": 10, "local_epochs": 3, "optimizer": SGD},
     },
     {"training": {"batch_size": 10, "loss": {"class_weight": "balanced"}}},
+    {"training": {"batch_size": 10, "sampling": "balanced", "max_grad_norm": 0.05}},
 ]
+NOT_PRIVATE = {"loss", "sampling", "max_grad_norm"}
 
 
 @pytest.fixture
@@ -77,7 +79,8 @@ def all_of(fits, bench):
 @pytest.mark.parametrize("sections", STUDIES)
 def test_together_is_what_each_site_finds_alone(prepare, private, sections):
     if private:
-        sections = {**sections, "training": {**sections["training"], "loss": {}}}
+        kept = {k: v for k, v in sections["training"].items() if k not in NOT_PRIVATE}
+        sections = {**sections, "training": kept}
     bench, fits = prepare(private, **sections)
     found, alone = all_of(fits, bench), [train_alone(fit) for fit in fits]
     for one, other, fit in zip(found, alone, fits, strict=True):
@@ -88,8 +91,10 @@ def test_together_is_what_each_site_finds_alone(prepare, private, sections):
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
-@pytest.mark.parametrize("sections", STUDIES[:2] + STUDIES[4:6])
+@pytest.mark.parametrize("sections", STUDIES[:2] + STUDIES[4:6] + STUDIES[-1:])
 def test_company_does_not_change_a_bit(prepare, private, sections):
+    if private and NOT_PRIVATE & sections["training"].keys():
+        pytest.skip("refused with privacy")
     bench, fits = prepare(private, **sections)
     whole = [one.weights for one in all_of(fits, bench)]
     for places in ([0], [3], [1, 4], [4, 2, 1], [0, 1, 2, 3]):
@@ -160,3 +165,12 @@ def test_convolutions_and_large_models_are_trained_alone(make_study):
     assert can_stack(model, 256)
     assert not can_stack(model, 257)
     assert torch.get_num_threads() == 1
+
+
+def test_augmented_patients_are_not_trained_together(prepare):
+    bench, fits = prepare(training={"batch_size": 10})
+    study = fits[0].study.model_dump()
+    study["modalities"]["ehr"]["augment"] = {"dropout": 0.2}
+    changed = type(fits[0].study).model_validate(study)
+    assert bench.stacks(fits[0].model, fits[0].study)
+    assert not bench.stacks(fits[0].model, changed)

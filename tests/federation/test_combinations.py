@@ -244,3 +244,22 @@ def test_any_combination_runs_or_is_a_users_mistake(
     assert not any(record["failed"] for record in records)
     _, failed = evaluate(task, result.weights, "held_out")
     assert not failed
+
+
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        ({"sampling": "balanced"}, "drawn by chance alone"),
+        ({"max_grad_norm": 1.0}, "bounds that of each patient already"),
+    ],
+)
+def test_what_looks_at_a_whole_batch_is_refused_with_noise_at_the_sites(make_study, training, told):
+    assert make_study(training=training).training
+    with pytest.raises(ValueError, match=told):
+        make_study(training=training, privacy=MECHANISMS["dp_sgd"])
+
+
+def test_a_rare_class_is_made_up_for_once(make_study):
+    training = {"sampling": "balanced", "loss": {"class_weight": "balanced"}}
+    with pytest.raises(ValueError, match="give one of them"):
+        make_study(training=training)
