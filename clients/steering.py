@@ -31,8 +31,9 @@ class Steering:
         self._strength = pulls[0].strength if pulls else 0.0
         self._directions = self._matrix(directions) if directions else None
         self._anchors = self._matrix(anchors) if self._strength else None
-        self._held = [(part.start, part.stop) for part in first.held]
-        self._starts = self._matrix([fit.start for fit in fits]) if first.held else None
+        held = (*first.held, *first.model.frozen)
+        self._held = [(part.start, part.stop) for part in held]
+        self._starts = self._matrix([fit.start for fit in fits]) if held else None
         slowed = [fit.slowed for fit in fits if fit.slowed is not None]
         self._slowed = torch.tensor(slowed, device=vector.device).unsqueeze(1) if slowed else None
         self._sum = torch.zeros_like(self._gradients) if first.watched else None

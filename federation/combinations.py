@@ -155,7 +155,12 @@ def _with_any_noise(study: Study) -> Iterator[str]:
 
 
 def _with_central_noise(study: Study) -> Iterator[str]:
-    strategy = study.strategy
+    strategy, image = study.strategy, study.modalities.image
+    if image is not None and image.freeze:
+        yield (
+            'modalities.image.freeze holds layers still, and privacy.mechanism = "central" adds '
+            "noise to all of the model: leave it away"
+        )
     if strategy.not_with_central:
         yield _with_mechanism(study, strategy.not_with_central)
     if strategy.screening is not None:

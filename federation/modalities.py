@@ -114,6 +114,13 @@ class EhrSection(ModalitySection):
         return self
 
 
+class WeightsSection(Section):
+    """A file of weights that the coordinator has, and what it must hold."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class ImageSection(ModalitySection):
     """The latest image before the prediction time, in [0, 1].
 
@@ -129,6 +136,8 @@ class ImageSection(ModalitySection):
     planes: int | None = Field(default=None, ge=8, le=256)
     spacing_mm: tuple[PositiveFloat, PositiveFloat] | None = None
     augment: ImageAugmentSection = ImageAugmentSection()
+    weights: WeightsSection | None = None
+    freeze: tuple[str, ...] = ()
     patch: int = Field(default=8, ge=4, le=64)
     layers: int = Field(default=4, ge=1, le=24)
     heads: int = Field(default=4, ge=1, le=32)
@@ -141,6 +150,12 @@ class ImageSection(ModalitySection):
             )
         if self.spacing_mm is not None and self.planes is None:
             raise ValueError("spacing_mm is of a volume: give planes, or leave it away")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_frozen_has_learned(self) -> ImageSection:
+        if self.freeze and self.weights is None:
+            raise ValueError("freeze keeps what weights bring: give [modalities.image.weights]")
         return self
 
     @property

@@ -19,6 +19,9 @@ from server.witness import WITNESS, Witness
 
 logger = logging.getLogger("wardround.server")
 
+WEIGHTS = "weights"
+"""Folder beside that of the runs, with the files of weights that studies name."""
+
 app = ServerApp()
 
 
@@ -48,7 +51,14 @@ def main(grid: Grid, context: Context) -> None:
     )
     witness = Witness(folder.path.parent / WITNESS)  # beside the runs: it outlives each of them
     try:
-        run_study(Exchange(grid), folder, {"grid": "superlink"}, progress, witness=witness)
+        run_study(
+            Exchange(grid),
+            folder,
+            {"grid": "superlink"},
+            progress,
+            witness=witness,
+            weights=folder.path.parent.parent / WEIGHTS,
+        )
         write_report(folder.path)
     except WardroundError as error:
         folder.write_json(ENDED, {"exit_code": error.exit_code, "message": str(error)})

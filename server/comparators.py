@@ -16,7 +16,7 @@ from federation.bodies import TrainBody
 from federation.errors import UserError
 from federation.messages import TRAIN
 from federation.modalities import Modality
-from federation.models.build import Vector, build_model
+from federation.models.build import Vector
 from federation.reduce import UpdateRejected, screen
 from server.exchange import Answer
 from server.rounds import RoundsResult, run_rounds
@@ -143,7 +143,7 @@ def _keep(name: str, task: Task, result: RoundsResult, found: Comparators) -> No
 
 def _local(task: Task, found: Comparators) -> None:
     """Train each site on its own for as many rounds, all sites in each round at once."""
-    model = build_model(task.study, task.vocabulary)
+    model = task.initial()
     weights = dict.fromkeys(task.nodes(), model.weights())
     for round_ in range(1, task.study.training.rounds + 1):
         for site, reason in _train_alone(task, weights, round_, found).items():

@@ -15,6 +15,7 @@ from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
 from federation.messages import DESCRIBE, EXISTING_SCORE, FEDERATED, PREPARE, Instruction
 from federation.models.build import Vector, build_model
+from federation.models.weights import check_weights
 from federation.study import Study
 from federation.validation import listed
 from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabulary
@@ -79,6 +80,7 @@ def run_study(
     warnings: Iterable[str] = (),
     witness: Witness | None = None,
     predecessor: Vector | None = None,
+    weights: Path | None = None,
 ) -> Outcome:
     """Run the folder's study on the sites of an exchange and leave the run folder complete.
 
@@ -91,13 +93,15 @@ def run_study(
         witness: what is known of the sites' privacy ledgers; None in a simulation whose ledgers
             are those of the run.
         predecessor: weights of the earlier model that the study names.
+        weights: folder of the files of weights that the study names.
 
     Raises:
         NoUsableModel: if no round could be aggregated.
         Refused: if that was because the sites' policies refuse the study.
-        UserError: if a checkpoint is damaged.
+        UserError: if a checkpoint is damaged, or weights are missing or do not fit.
     """
     study = folder.study
+    check_weights(study, weights)
     progress = progress or Progress()
     began = time.perf_counter()
     warnings = list(warnings)
@@ -106,7 +110,13 @@ def run_study(
     _wait(exchange, study, progress, warnings)
     vocabulary = _vocabulary(exchange, folder, progress, warnings)
     task = Task(
-        exchange, study, vocabulary, run=folder.run_id, witness=witness, watch=progress.heard
+        exchange,
+        study,
+        vocabulary,
+        run=folder.run_id,
+        witness=witness,
+        watch=progress.heard,
+        weights=weights,
     )
     sites = _describe(task, exchange.sites())
     task = replace(task, sizes=_sizes(sites))

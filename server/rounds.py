@@ -8,7 +8,7 @@ from typing import Any
 
 from federation.bodies import REFUSALS
 from federation.metrics.summary import merge
-from federation.models.build import Vector, build_model
+from federation.models.build import Vector
 from server.course import Course, RoundRecord, Standing
 from server.evaluator import headline, own_headline
 from server.scoring import evaluate
@@ -55,7 +55,7 @@ def run_rounds(
         on_round: told of each round that was tried, and how things stand after it.
     """
     study = task.study
-    model = build_model(study, task.vocabulary)
+    model = task.initial()
     course = Course(task, model, standing)
     result = RoundsResult(course.weights, start - 1)
     known: set[str] = set()

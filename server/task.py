@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flwr.app import RecordDict
 
 from federation.bodies import TrainBody
 from federation.messages import FEDERATED, Instruction, with_witness
-from federation.models.build import Vector
+from federation.models.build import FlatModel, Vector
+from federation.models.weights import initial_model
 from federation.study import Split, Study
 from federation.vocabulary import Vocabulary
 from server.exchange import Exchange
@@ -60,6 +62,7 @@ class Task:
         witness: what is known of the sites' ledgers; None in a simulation with ledgers of its own.
         sizes: training patients by site, as far as the sites told them.
         watch: told of every answer in a training round.
+        weights: folder of the files of weights that the study names; None if there is none.
     """
 
     exchange: Exchange
@@ -74,6 +77,11 @@ class Task:
     witness: Witness | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     watch: Callable[[Heard], None] = lambda heard: None
+    weights: Path | None = None
+
+    def initial(self) -> FlatModel:
+        """Return the model that training begins with."""
+        return initial_model(self.study, self.vocabulary, self.weights)
 
     def nodes(self) -> Mapping[str, int]:
         """Return the nodes to ask now."""

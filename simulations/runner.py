@@ -15,6 +15,7 @@ from federation.errors import UserError
 from federation.messages import model_digest
 from federation.models.build import build_model
 from federation.models.stacked import MOST_AT_ONCE, MOST_PARAMETERS, can_stack
+from federation.models.weights import check_weights
 from federation.study import Study
 from federation.validation import listed
 from federation.vocabulary import agreed_vocabulary
@@ -49,6 +50,7 @@ def simulate(
     together: bool = True,
     grid: SimulatedGrid | None = None,
     compare_with: Path | None = None,
+    weights: Path | None = None,
 ) -> Outcome:
     """Run a study on the sites of a folder and write the run folder with its report.
 
@@ -65,6 +67,7 @@ def simulate(
         together: whether small models of several sites may be trained in one pass.
         grid: over these sites, of an earlier run; it keeps what it has read, and stays open.
         compare_with: an earlier run, whose model the sites score beside the new one.
+        weights: folder of the files of weights that the study names.
 
     Raises:
         UserError: if a site or the study cannot be used; nothing has been trained then.
@@ -72,6 +75,7 @@ def simulate(
     """
     progress = progress or Progress()
     _check_comparators(study, site_ledgers)
+    check_weights(study, weights)
     earlier = None if compare_with is None else predecessor(study, compare_with)
     study = study if earlier is None else study.succeeding(model_digest(earlier))
     files = _named_files(sites, study)
@@ -117,7 +121,9 @@ def simulate(
             "devices": sorted({inspection.device for inspection in inspections}),
         }
         witness = Witness(sites / WITNESS) if site_ledgers else None
-        outcome = run_study(exchange, folder, environment, progress, skipped, witness, earlier)
+        outcome = run_study(
+            exchange, folder, environment, progress, skipped, witness, earlier, weights
+        )
     except UserError:
         folder.leave_nothing(LEDGERS, MEMORIES)
         raise

@@ -64,6 +64,7 @@ UNSET = (
     "strategy.screening.",
     "evaluation.windows.",
     "strategy.compression.",
+    "modalities.image.weights.",
     *(f"strategy.{kind}." for kind in STRATEGIES),
 )
 """Tables that are optional and need a value of their own, and the options of single strategies."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,8 +22,19 @@ def models(
         str | None, typer.Argument(help="Show one encoder with its options.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    checksum: Annotated[
+        Path | None,
+        typer.Option(
+            help="Print what a study says of a file or a folder of weights.", metavar="PATH"
+        ),
+    ] = None,
 ) -> None:
     """List the encoders of each modality: what they read, are, and can be told."""
+    if checksum is not None:
+        from federation.checksums import checksum as computed
+
+        print(f'name = "{checksum.name}"\nsha256 = "{computed(checksum)}"')
+        return
     from federation.errors import UserError
     from federation.models.registry import ENCODERS
     from federation.validation import nearest

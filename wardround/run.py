@@ -41,6 +41,9 @@ def simulate(
         bool,
         typer.Option("--serial", help="Train sites one after another, small ones too."),
     ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="A folder with the files of weights that the study names.")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="A run folder, to continue after its last checkpoint.")
     ] = None,
@@ -74,6 +77,7 @@ def simulate(
             together=not serial,
             progress=progress,
             compare_with=compare_with,
+            weights=weights,
         )
     for warning in outcome.warnings[:MOST_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)

@@ -21,6 +21,7 @@ from federation.vocabulary import Vocabulary
 Vector = NDArray[np.float32]
 
 NORMALISATION = nn.GroupNorm, nn.LayerNorm
+FROZEN = "frozen"
 
 
 class MultimodalModel(nn.Module):
@@ -65,6 +66,10 @@ class FlatModel:
     Args:
         module: the model.
         local_part: which part of it is each site's own; its stretches are parts named ``LOCAL``.
+
+    Attributes:
+        parts: stretches of the vector, by what moves them; together all of it.
+        frozen: stretches that nothing moves.
     """
 
     def __init__(self, module: MultimodalModel, local_part: LocalPart = ""):
@@ -74,6 +79,7 @@ class FlatModel:
         self.vector = nn.Parameter(flat, requires_grad=False)
         self.vector.grad = torch.zeros_like(flat)
         self.parts = _parts(named, _own(module, local_part))
+        self.frozen = _frozen(named)
         start = 0
         for _, parameter in named:
             stop = start + parameter.numel()
@@ -122,6 +128,8 @@ def build_model(
         encoders = {
             name: section.chosen.build(section, places) for name, section in study.modalities.used
         }
+        if study.modalities.image is not None:
+            _freeze(encoders["image"], study.modalities.image.freeze)
         widths = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
         fusion = build_fusion(study.fusion.kind, widths, study.task.outputs)
         whole = MultimodalModel(encoders, fusion).to(device or torch.device("cpu"))
@@ -143,6 +151,34 @@ def _own(module: MultimodalModel, local_part: LocalPart) -> set[str]:
     kinds = NORMALISATION if local_part == "normalisation" else ()
     layers = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, kinds)]
     return {f"{path}.{name}" for path, layer in layers for name, _ in layer.named_parameters()}
+
+
+def _freeze(encoder: nn.Module, stages: Collection[str]) -> None:
+    """Let training leave some stages of an encoder as they are."""
+    known: dict[str, list[nn.Module]] = getattr(encoder, "stages", {})
+    for stage in stages:
+        if stage not in known:
+            raise UserError(
+                "the study",
+                f'"{stage}" is not a stage of the encoder',
+                field="modalities.image.freeze",
+                remedy=f"Its stages are {', '.join(known)}.",
+            )
+        for part in known[stage]:
+            part.requires_grad_(False)
+
+
+def _frozen(named: list[tuple[str, nn.Parameter]]) -> tuple[Part, ...]:
+    found: list[Part] = []
+    position = 0
+    for _, parameter in named:
+        stop = position + parameter.numel()
+        if not parameter.requires_grad and found and found[-1].stop == position:
+            found[-1] = Part(FROZEN, found[-1].start, stop)
+        elif not parameter.requires_grad:
+            found.append(Part(FROZEN, position, stop))
+        position = stop
+    return tuple(found)
 
 
 def _parts(named: list[tuple[str, nn.Parameter]], own: Collection[str]) -> tuple[Part, ...]:

@@ -65,35 +65,37 @@ EHR: Mapping[str, Encoder] = {
     ),
 }
 _RESNET = "He et al., CVPR 2016"
+_WEIGHTS = frozenset({"weights", "freeze"})
 IMAGE: Mapping[str, Encoder] = {
     "small_cnn": Encoder(
         "small_cnn", "images", "four convolutions and a layer over a 4 x 4 map", volumes=True
     ),
     "resnet10": Encoder(
-        "networks", "images", "a residual network of 10 layers", _RESNET, volumes=True
+        "networks", "images", "a residual network of 10 layers", _RESNET, _WEIGHTS, True
     ),
     "resnet18": Encoder(
-        "networks", "images", "a residual network of 18 layers", _RESNET, volumes=True
+        "networks", "images", "a residual network of 18 layers", _RESNET, _WEIGHTS, True
     ),
     "resnet50": Encoder(
-        "networks", "images", "a residual network of 50 layers", _RESNET, volumes=True
+        "networks", "images", "a residual network of 50 layers", _RESNET, _WEIGHTS, True
     ),
     "densenet121": Encoder(
         "networks",
         "images",
         "a densely connected network",
         "Huang et al., CVPR 2017",
+        _WEIGHTS,
         volumes=True,
     ),
     "efficientnet_b0": Encoder(
-        "networks", "images", "depthwise convolutions", "Tan and Le, ICML 2019"
+        "networks", "images", "depthwise convolutions", "Tan and Le, ICML 2019", _WEIGHTS
     ),
     "vit": Encoder(
         "vit",
         "images",
         "a vision transformer",
         "Dosovitskiy et al., ICLR 2021",
-        frozenset({"patch", "layers", "heads"}),
+        _WEIGHTS | {"patch", "layers", "heads"},
         volumes=True,
     ),
 }
