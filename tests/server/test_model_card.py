@@ -10,8 +10,8 @@ from run_folder import SITES, write_run_folder
 from federation.errors import UserError
 from server.report import write_report
 from server.report.card.answers import ANSWERS, known_answers
-from server.report.card.change import difference
 from server.report.card.questions import ASKED_OF, CHAI, TRIPOD_AI
+from server.report.comparison import difference
 from server.report.run_folder import Metric, read_run_folder
 
 
@@ -116,7 +116,7 @@ def test_change_control_names_settings_versions_and_unpaired_differences(run, tm
     a, b = (model["sites"]["cleveland"]["auroc"] for model in (before, after))
     assert found["difference"]["value"] == pytest.approx(b["value"] - a["value"])
     text = (run / "model_card.md").read_text()
-    assert "Unpaired" in text and "| training.batch_size | 16 | 32 |" in text
+    assert "unpaired" in text and "| training.batch_size | 16 | 32 |" in text
 
 
 def test_comparison_is_kept_so_that_the_card_needs_the_run_folder_alone(run, tmp_path):
@@ -133,14 +133,33 @@ def test_comparison_is_kept_so_that_the_card_needs_the_run_folder_alone(run, tmp
         write_report(run)
 
 
-def test_runs_that_predict_different_outcomes_are_not_compared(run, tmp_path):
+def test_predecessor_that_predicts_another_outcome_is_refused(run, tmp_path):
     old = write_run_folder(tmp_path / "old", seed=5)
     study = (old / "study.toml").read_text().replace('"heart_disease"', '"death"')
     (old / "study.toml").write_text(study)
+    with pytest.raises(UserError, match="another outcome"):
+        write_report(run, predecessor=old)
+    assert not (run / "change_control.json").exists()
+
+
+def test_differences_of_hospitals_that_scored_both_models_are_paired(run, tmp_path, monkeypatch):
+    old = write_run_folder(tmp_path / "old", seed=5)
+    document = json.loads((run / "metrics.json").read_text())
+    known = {"value": 0.03, "low": 0.02, "high": 0.04}
+    told = {"federated": known, "predecessor": known, "difference": known, "paired": True}
+    document["predecessor"] = {"model": "digest", "sites": {"cleveland": told}, "mean": known}
+    (run / "metrics.json").write_text(json.dumps(document))
+    monkeypatch.setattr("server.report.comparison.finished_run", lambda path: Finished)
+    monkeypatch.setattr("server.report.comparison.model_digest", lambda weights: "digest")
     write_report(run, predecessor=old)
     change = json.loads((run / "model_card.json").read_text())["change_control"]
-    assert change["differences"] == []
-    assert "different outcomes" in (run / "model_card.md").read_text()
+    paired = [one for one in change["differences"] if one["paired"]]
+    groups = {one["group"]: one["difference"]["low"] for one in paired}
+    assert groups == {"cleveland": 0.02, "Mean of the hospitals": 0.02}
+
+
+class Finished:
+    weights = None
 
 
 def test_missing_predecessor_is_named(run, tmp_path):

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from server.report.run_folder import Cell, Metric, RunFolder, read_document
-from server.report.text import ALL, METRICS, flattened, shown, subgroup_name
+from server.report.comparison import Comparison, comparison
+from server.report.run_folder import Metric, RunFolder, read_document
+from server.report.text import METRICS, shown
 
 CHANGE = "change_control.json"
 """Kept in the run folder, so that the card can be written again without the predecessor."""
 
-UNPAIRED = (
-    "Unpaired: the two runs are compared as if their patients were others. Where they are the same "
-    "patients the intervals of the differences are wider than they need be."
-)
+_OF_THE_RUN = {"run", "seconds", "devices", "workers", "workers chosen", "training"}
+"""Of environment.json, what is no version."""
 
 
 class Changed(BaseModel):
@@ -31,17 +29,22 @@ class Changed(BaseModel):
 
 
 class Difference(BaseModel):
-    """One metric of the same patients' group in both runs, and the later less the earlier."""
+    """One metric of the same group in both runs, and the later less the earlier.
+
+    Args:
+        paired: whether the hospitals scored both models on the same patients.
+    """
 
     group: str
     metric: str
     before: Metric
     after: Metric
     difference: Metric
+    paired: bool
 
 
 class Change(BaseModel):
-    """All that changed."""
+    """All that changed since the predecessor."""
 
     study: str
     fingerprint: str
@@ -49,24 +52,27 @@ class Change(BaseModel):
     settings: list[Changed]
     versions: list[Changed]
     differences: list[Difference]
-    incomparable: str = ""
-    note: str = UNPAIRED
+    note: str
 
 
 def compare(run: RunFolder, predecessor: RunFolder) -> Change:
-    """What changed from the predecessor to the run."""
-    old, new = predecessor.study.get("task", {}), run.study.get("task", {})
-    reason = ""
-    if (old.get("label"), old.get("kind")) != (new.get("label"), new.get("kind")):
-        reason = "The two runs predict different outcomes, so their metrics are not compared."
+    """What changed from the predecessor to the run.
+
+    Raises:
+        UserError: if they predict different outcomes.
+    """
+    found = comparison({str(predecessor.path): predecessor, str(run.path): run})
     return Change(
         study=predecessor.metrics.study,
         fingerprint=predecessor.metrics.fingerprint,
         run=str(predecessor.environment.get("run", "")),
-        settings=list(_changed(predecessor.study, run.study, "study.fingerprint")),
-        versions=list(_changed(_versions(predecessor), _versions(run))),
-        differences=[] if reason else list(_differences(predecessor, run)),
-        incomparable=reason,
+        settings=[
+            Changed(key=key, before=before, after=after)
+            for key, (before, after) in found.settings.items()
+        ],
+        versions=list(_versions(predecessor.environment, run.environment)),
+        differences=list(_differences(found)),
+        note=found.note,
     )
 
 
@@ -86,63 +92,21 @@ def kept(run: Path) -> Change | None:
     return read_document(file, Change) if file.exists() else None
 
 
-def difference(before: Metric | None, after: Metric | None) -> Metric:
-    """The later less the earlier, with an interval from the two intervals (MOVER).
-
-    The two are taken as independent.
-
-    Source: Zou and Donner, Statistics in Medicine 2008.
-
-    >>> a, b = Metric(value=0.7, low=0.67, high=0.73), Metric(value=0.8, low=0.76, high=0.84)
-    >>> found = difference(a, b)
-    >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
-    (0.1, 0.05, 0.15)
-    """
-    if before is None or after is None or before.value is None or after.value is None:
-        return Metric(reason="not known in both runs")
-    gap = after.value - before.value
-    if before.low is None or before.high is None or after.low is None or after.high is None:
-        return Metric(value=gap, reason="no interval: one of the two has none")
-    low = gap - math.hypot(after.value - after.low, before.high - before.value)
-    high = gap + math.hypot(after.high - after.value, before.value - before.low)
-    return Metric(value=gap, low=low, high=high)
+def _versions(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Changed]:
+    for key in sorted({*old, *new} - _OF_THE_RUN):
+        before, after = (shown(one.get(key) or "not recorded") for one in (old, new))
+        if before != after:
+            yield Changed(key=key, before=before, after=after)
 
 
-def _changed(
-    old: Mapping[str, Any], new: Mapping[str, Any], derived: str = ""
-) -> Iterator[Changed]:
-    before, after = dict(flattened(old)), dict(flattened(new))
-    for key in sorted({*before, *after} - {derived}):
-        if before.get(key) != after.get(key):
-            yield Changed(
-                key=key,
-                before=shown(before[key]) if key in before else "not set",
-                after=shown(after[key]) if key in after else "not set",
-            )
-
-
-def _versions(run: RunFolder) -> dict[str, Any]:
-    apart = {"run", "seconds", "devices", "workers", "workers chosen", "training"}
-    return {key: value for key, value in run.environment.items() if key not in apart}
-
-
-def _differences(old: RunFolder, new: RunFolder) -> Iterator[Difference]:
-    before, after = _groups(old), _groups(new)
-    for group in before:
-        if group not in after:
-            continue
-        for name, title in METRICS.items():
-            a, b = getattr(before[group], name), getattr(after[group], name)
-            if a is not None and b is not None and not (a.value is None and b.value is None):
-                yield Difference(
-                    group=group, metric=title, before=a, after=b, difference=difference(a, b)
-                )
-
-
-def _groups(run: RunFolder) -> dict[str, Cell]:
-    model = run.model
-    return {
-        ALL: model.overall,
-        **dict(sorted(model.sites.items())),
-        **{subgroup_name(name): cell for name, cell in sorted(model.subgroups.items())},
-    }
+def _differences(found: Comparison) -> Iterator[Difference]:
+    for row in found.rows:
+        (before, after), (difference,), (paired,) = row.values, row.differences, row.paired
+        yield Difference(
+            group=row.group,
+            metric=METRICS.get(row.metric, row.metric),
+            before=before,
+            after=after,
+            difference=difference,
+            paired=paired,
+        )

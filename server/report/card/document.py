@@ -150,7 +150,11 @@ def _difference_table(card: dict[str, Any]) -> Table:
     change = card["change_control"]
     found = Change.model_validate(change).differences if change else []
     rows = [
-        [Td(one.group), Td(one.metric), *map(metric_text, (one.before, one.after, one.difference))]
+        [
+            Td(one.group, "paired" if one.paired else ""),
+            Td(one.metric),
+            *map(metric_text, (one.before, one.after, one.difference)),
+        ]
         for one in found
     ]
     return Table("Metrics", ["Patients of", "Metric", "Before", "Now", "Difference"], rows)
