@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from clients.checks.patterns import PATTERNS, found_in, masked
+from clients.deidentify.notes import without_identifiers
 
 SEEN = {
     "e-mail address": ["write to j.doe@clinic.example.org", "A_B@x.ch"],
@@ -54,3 +55,10 @@ def test_codes_and_phrases_of_records_are_not_taken_for_identifiers():
 def test_masked_names_hold_no_identifier_any_more():
     for texts in SEEN.values():
         assert not any(where.any() for where in found_in(pa.array(masked(texts))).values())
+
+
+@pytest.mark.parametrize("kind", SEEN)
+def test_what_the_check_sees_a_deidentified_note_loses(kind):
+    cleaned = [without_identifiers(f"Note, {text}, end.")[0] for text in SEEN[kind]]
+    assert not found_in(pa.array(cleaned))[kind].any(), cleaned
+    assert all(text.startswith("Note, ") and text.endswith("end.") for text in cleaned)
