@@ -4,6 +4,10 @@ The best possible score of a patient is the expected risk given the latents that
 modalities show, and age and hospital: vitals and laboratory values show physiology, the radiograph
 its own latent, the notes the history. It sees latents without noise, so no model can reach it;
 that diagnoses show a little of the history is left out of it.
+
+The study is examples/studies/synthetic.toml without modality dropout: with that of the example,
+0.2, late fusion reached 0.836 of the best possible and cross-attention 0.824, and all three lost
+.018 to .020 without half of the images.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ def _study(fusion: str, rounds: int, size: int) -> Study:
     overrides = [
         "evaluation={every=0, subgroups=[]}",
         f'fusion.kind="{fusion}"',
+        "fusion.modality_dropout=0.0",
         f"training.rounds={rounds}",
         f"modalities.image.size={size}",
         "strategy.minimum_sites=1",

@@ -61,7 +61,9 @@ def _plain(fit: PlainFit) -> Iterator[float]:
         labels = cohort.labels[rows].to(model.device)
         if study.fusion.modality_dropout:
             present = drop_modalities(present, study.fusion.modality_dropout, uniform)
-        logits = model.module(values, present)
+        with _precision(fit):
+            logits = model.module(values, present)
+        logits = logits.float()
         loss = binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -103,6 +105,12 @@ def _private(fit: PrivateFit) -> Iterator[None]:
             randomness,
         )
         yield None
+
+
+def _precision(fit: Fit) -> torch.autocast:
+    """Return the context in which a model's products are computed."""
+    short = fit.training.precision == "bfloat16"
+    return torch.autocast(fit.model.device.type, torch.bfloat16, enabled=short)
 
 
 def _draws(fit: Fit, rows: Tensor, step: int) -> Draws:

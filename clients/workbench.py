@@ -59,10 +59,7 @@ class Cohort:
         present = {name: modality.present[rows] for name, modality in self.modalities.items()}
         if device.type == "cpu":
             return values, present
-        return (
-            {name: value.to(device) for name, value in values.items()},
-            {name: mask.to(device) for name, mask in present.items()},
-        )
+        return _sent(values, device), _sent(present, device)
 
     @functools.cached_property
     def trained_on(self) -> dict[str, int]:
@@ -80,6 +77,13 @@ class Cohort:
             for modality in self.modalities.values()
             for reason, count in modality.unusable.items()
         }
+
+
+def _sent(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy tensors to a GPU from pinned memory, so that it computes meanwhile."""
+    return {
+        name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()
+    }
 
 
 class Prepared(NamedTuple):
@@ -174,7 +178,7 @@ class Workbench:
         """Whether a study's model is trained in one pass with those of other sites."""
         key = ("stacks", study.fingerprint, id(model))
         batch_size = study.training.batch_size
-        apart = study.modalities.augmented
+        apart = study.modalities.augmented or study.training.precision != "float32"
         return self.together and not apart and self._once(key, lambda: can_stack(model, batch_size))
 
     def stacked(self, model: FlatModel, copies: int) -> StackedModel:

@@ -194,6 +194,12 @@ def _with_noise_at_the_sites(study: Study) -> Iterator[str]:
             'privacy.mechanism = "dp_sgd" reckons with each patient being drawn by chance alone '
             "(Poisson). Leave it away"
         )
+    if study.training.precision != "float32":
+        yield (
+            f'training.precision = "{study.training.precision}" keeps eight bits of a number, and '
+            'privacy.mechanism = "dp_sgd" must know how long each patient\'s gradient is: give '
+            '"float32"'
+        )
     if study.training.max_grad_norm is not None:
         yield (
             "training.max_grad_norm bounds the gradient of a whole step, and privacy.mechanism = "

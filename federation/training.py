@@ -95,7 +95,8 @@ class TrainingSection(Section):
 
     ``sampling``: in a pass each training patient comes once, or as many are drawn, with
     replacement, so that each class is as likely as the others. ``max_grad_norm``: a step's gradient
-    is no longer than that.
+    is no longer than that. ``precision``: of the products within a step; weights, losses and
+    gradients are float32 in either.
     """
 
     rounds: PositiveInt = 20
@@ -104,6 +105,7 @@ class TrainingSection(Section):
     batch_size: PositiveInt = 32
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     max_grad_norm: float | None = Field(default=None, ge=0.001, le=10_000)
+    precision: Literal["float32", "bfloat16"] = "float32"
     optimizer: OptimizerSection = OptimizerSection()
     loss: LossSection = LossSection()
 

@@ -251,6 +251,7 @@ def test_any_combination_runs_or_is_a_users_mistake(
     [
         ({"sampling": "balanced"}, "drawn by chance alone"),
         ({"max_grad_norm": 1.0}, "bounds that of each patient already"),
+        ({"precision": "bfloat16"}, "how long each patient's gradient is"),
     ],
 )
 def test_what_looks_at_a_whole_batch_is_refused_with_noise_at_the_sites(make_study, training, told):

@@ -258,6 +258,7 @@ CHANGED = {
     "keep": "best",
     "calibration": "platt",
     "sampling": "balanced",
+    "precision": "bfloat16",
 }
 ONLY_ONE = {
     ("task", "kind"),
