@@ -3,6 +3,7 @@
   var root = document.documentElement;
   var dark = matchMedia("(prefers-color-scheme: dark)");
   var drawn = [];
+  var opened = [];
 
   // plotly.js lies packed in the page
   function unpacked(text) {
@@ -143,6 +144,7 @@
       var rows = table.tBodies[0].rows.length;
       if (rows > 2) {
         Array.from(table.tHead.rows[0].cells).forEach(function (head, column) {
+          if (!head.textContent) { return; }
           var button = document.createElement("button");
           button.type = "button";
           button.className = "sort";
@@ -186,12 +188,14 @@
   // paper is light and narrow, and a closed <details> does not print
   addEventListener("beforeprint", function () {
     root.dataset.scheme = "light";
-    document.querySelectorAll("details").forEach(function (one) { one.open = true; });
+    opened = Array.from(document.querySelectorAll("details:not([open])"));
+    opened.forEach(function (one) { one.open = true; });
     drawn.forEach(function (one) { one.width = 680; });
     drawAll();
   });
   addEventListener("afterprint", function () {
     delete root.dataset.scheme;
+    opened.forEach(function (one) { one.open = false; });
     drawn.forEach(function (one) { one.width = undefined; });
     drawAll();
   });

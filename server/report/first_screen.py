@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from federation.pages.elements import Fact
 from server.report.run_folder import Cell, Metric, ModelMetrics, Privacy, RunFolder, Worst
 from server.report.spending import at_most, rounded_up
-from server.report.text import metric_text, subgroup_name
+from server.report.text import MODALITIES, metric_text, subgroup_name
 
 SPLITS = ("train", "tuning", "held_out")
-
-_MODALITIES = {"ehr": "health records", "image": "images", "text": "clinical notes"}
 
 _OWN_MODELS = (
     " Each hospital uses a model of its own: figures of several hospitals are the means of theirs, "
@@ -23,7 +21,7 @@ def lead(run: RunFolder) -> str:
     """What was trained, where, and on whom, in a sentence or two."""
     label = str(run.study.get("task", {}).get("label", "the outcome")).replace("_", " ")
     strategy = run.study.get("strategy", {}).get("name", "strategy not recorded")
-    modalities = [_MODALITIES.get(name, name) for name in sorted(run.study.get("modalities", {}))]
+    modalities = [MODALITIES.get(name, name) for name in sorted(run.study.get("modalities", {}))]
     patients = patients_by_split(run)
     faults = "simulation" in run.study and "faults" in run.study["simulation"]
     return (

@@ -21,6 +21,8 @@ MODEL_NAMES = {
     "text_only": "Federated, notes only",
 }
 
+MODALITIES = {"ehr": "health records", "image": "images", "text": "clinical notes"}
+
 METRICS: Mapping[str, str] = {
     "auroc": "AUROC",
     "auprc": "AUPRC",

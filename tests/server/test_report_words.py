@@ -10,7 +10,7 @@ from server.report.first_screen import facts
 from server.report.glossary import GLOSSARY
 from server.report.run_folder import read_run_folder
 from server.report.sections import SECTIONS
-from server.report.text import METRICS
+from server.report.text import METRICS, MODALITIES
 
 PAGE = Path(__file__).parents[2] / "docs/reading-the-report.md"
 
@@ -37,7 +37,7 @@ def test_every_column_has_its_entry_or_is_a_plain_word(run):
         for table in shown.tables
     ]
     columns = {column for table in tables for column in table.columns}
-    named = {*run.sites, "All hospitals", *(f"With {one}" for one in ("ehr", "image", "text"))}
+    named = {*run.sites, "All hospitals", *(f"With {one}" for one in MODALITIES.values())}
     levels = {column for column in columns if re.match(r"(sex|age band|ethnicity): ", column)}
     places = {column for column in columns if re.fullmatch(r"(at )?0\.\d+", column)}
     aurocs = {column for column in columns if column.startswith("AUROC, ")}

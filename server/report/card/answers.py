@@ -206,10 +206,10 @@ def _results(run: RunFolder) -> dict[str, str]:
             )
             if one is not None
         )
-        or "No hospital and no subgroup could be measured.",
+        or "The run names no lowest hospital or subgroup.",
         "gaps": f"Largest gaps between subgroups: {'; '.join(gaps)}."
         if gaps
-        else "No gap between subgroups could be measured.",
+        else "The run measured no gap between subgroups.",
         "between": f"AUROC of the average of {between.hospitals} hospitals {_plain(between.auroc)}."
         if between is not None and between.auroc.value is not None
         else "Too few hospitals can be compared for an average hospital.",

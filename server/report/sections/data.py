@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from federation.pages.elements import TOTAL, Part, Section, Table, Td, Text
 from server.report.run_folder import Cell, ModelMetrics, RunFolder, SiteData
-from server.report.text import ALL, listed, number, subgroup_name, withheld
+from server.report.text import ALL, MODALITIES, listed, number, subgroup_name, withheld
 
 UNTOLD = "not told under differential privacy"
 
@@ -52,9 +52,10 @@ def patients_table(sites: Mapping[str, SiteData]) -> Table:
         for site, one in sorted(sites.items())
     ]
     splits = ["Training", "Tuning", "Held out"]
+    held = [f"With {MODALITIES.get(name, name)}" for name in modalities]
     return Table(
         "Patients by hospital",
-        ["Hospital", *splits, *(f"With {name}" for name in modalities), "Excluded", "Noticed"],
+        ["Hospital", *splits, *held, "Excluded", "Noticed"],
         rows,
     )
 

@@ -20,16 +20,30 @@ from server.report.run_folder import Round, RunFolder
 from server.report.text import ALL, plain, size
 from server.report.traces import of_all, of_site
 
+_UNTOLD = (
+    "What is missing here was not measured: AUROC by round only where the study asks for it "
+    "(evaluation.every), the training loss never under differential privacy."
+)
+
 
 def training(run: RunFolder) -> Section:
     """AUROC and loss by round."""
     if not run.rounds:
         return Section("training", "Training", [Text("No round was run.", note=True)])
-    rounds = Folded(f"Every round, {len(run.rounds)} of them", [rounds_table(run.rounds)])
+    parts: list[Part] = []
+    figures: list[Figure] = []
     sites = sorted({site for one in run.rounds for site in one.site_metrics or {}})
-    choose = Chooser("training-of", "Learning curve of", ALL, sites, ["learning"])
-    curves = Pair([learning_curve(run.rounds, sites), loss_curve(run.rounds)])
-    parts: list[Part] = [choose, curves, rounds] if sites else [curves, rounds]
+    if any((one.metrics or {}).get("auroc") is not None for one in run.rounds):
+        figures.append(learning_curve(run.rounds, sites))
+        if sites:
+            parts.append(Chooser("training-of", "Learning curve of", ALL, sites, ["learning"]))
+    if any(one.loss is not None for one in run.rounds):
+        figures.append(loss_curve(run.rounds))
+    if figures:
+        parts.append(Pair(figures))
+    if len(figures) < 2:
+        parts.append(Text(_UNTOLD, note=True))
+    parts.append(Folded(f"Every round, {len(run.rounds)} of them", [rounds_table(run.rounds)]))
     return Section("training", "Training", parts)
 
 
