@@ -10,7 +10,14 @@ from typing import Any
 from federation.errors import UserError
 from federation.validation import read_toml
 from server.report.card.questions import ASKED_OF, CHAI, TRIPOD_AI
-from server.report.first_screen import intended_use, lead, patients_by_split, privacy_fact, rounds
+from server.report.first_screen import (
+    facts,
+    intended_use,
+    lead,
+    patients_by_split,
+    privacy_fact,
+    rounds,
+)
 from server.report.run_folder import Cell, Metric, RunFolder
 from server.report.sections.decisions import threshold_words
 from server.report.sections.privacy import guarantee
@@ -185,19 +192,16 @@ def _results(run: RunFolder) -> dict[str, str]:
     return {
         "outcome": f"{_label(run)}, as a risk between 0 and 1.",
         "threshold": threshold_words(model) or "No threshold was chosen.",
-        "headline": cell.suppressed
-        or f"AUROC {_plain(cell.auroc)}, AUPRC {_plain(cell.auprc)}, Brier score "
-        f"{_plain(cell.brier)}, on {cell.n} held-out patients, {cell.positives} with the outcome.",
-        "events": f"{cell.n} held-out patients, {cell.positives} with the outcome; by hospital and "
-        "by subgroup in the tables below."
-        if cell.n
-        else f"Withheld: {cell.suppressed}.",
+        "headline": _headline(run),
+        "events": _events(cell),
         "comparison": "; ".join(
             f"{model_name(name)}: AUROC {_plain(auroc)}" for name, auroc in others.items()
         )
         or "No other model was there to compare with.",
         "calibrated": f"Calibration slope {_plain(cell.calibration_slope)}, intercept "
-        f"{_plain(cell.calibration_intercept)}.",
+        f"{_plain(cell.calibration_intercept)}."
+        if cell.calibration_slope
+        else "No calibration of all hospitals together was measured.",
         "worst": " ".join(
             f"Lowest AUROC of {one.of} {kind}: {subgroup_name(one.name)}, {_plain(one.auroc)}."
             for kind, one in (
@@ -222,6 +226,27 @@ def _results(run: RunFolder) -> dict[str, str]:
         + " Fewer than 50 patients of one class were measured: intervals hold less often than "
         "they say." * _few(cell),
     }
+
+
+def _headline(run: RunFolder) -> str:
+    """The main figures of all hospitals; of tasks without an AUROC those of the first screen."""
+    cell = run.model.overall
+    if cell.suppressed:
+        return f"Withheld: {cell.suppressed}."
+    if cell.auroc is None:
+        told = [f"{fact.name}: {fact.value} ({fact.note})" for fact in facts(run)[1:-1]]
+        return f"{'; '.join(told)}. {_events(cell)}"
+    return (
+        f"AUROC {_plain(cell.auroc)}, AUPRC {_plain(cell.auprc)}, Brier score "
+        f"{_plain(cell.brier)}. {_events(cell)}"
+    )
+
+
+def _events(cell: Cell) -> str:
+    if not cell.n:
+        return f"Withheld: {cell.suppressed}."
+    outcome = "" if cell.positives is None else f", {cell.positives:,} with the outcome"
+    return f"On {cell.n:,} held-out patients{outcome}; the tables have every hospital and subgroup."
 
 
 def _few(cell: Cell) -> bool:
