@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import tomli_w
 from pydantic import Field, PositiveInt, model_validator
@@ -23,6 +23,7 @@ from federation.errors import UserError
 from federation.faults import FaultsSection
 from federation.metrics.summary import THRESHOLDS
 from federation.modalities import ModalitiesSection, Modality
+from federation.models.registry import FUSIONS
 from federation.strategies import StrategySection
 from federation.strategies.averaging import FedAvg
 from federation.training import PersonalisationSection, SelectionSection, TrainingSection
@@ -30,6 +31,12 @@ from federation.validation import Section, read_toml, validate
 from federation.windows import WindowsSection
 
 Split = Literal["train", "tuning", "held_out"]
+
+
+if TYPE_CHECKING:
+    FusionKind: TypeAlias = str
+else:
+    FusionKind = Literal[tuple(FUSIONS)]
 
 
 class StudySection(Section):
@@ -79,10 +86,27 @@ class SplitSection(Section):
 
 
 class FusionSection(Section):
-    """How what the encoders found becomes one prediction."""
+    """How what the encoders found becomes one prediction.
 
-    kind: Literal["early", "late", "cross_attention"] = "late"
+    ``tokens``: whether encoders give one vector of a patient, or all that they have.
+    ``absent``: what stands for a modality that a patient lacks.
+    """
+
+    kind: FusionKind = "late"
+    tokens: Literal["one", "all"] = "one"
+    absent: Literal["token", "imputed"] = "token"
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _tokens_are_taken(self) -> FusionSection:
+        if self.tokens == "all" and not FUSIONS[self.kind].several:
+            takers = [f'"{name}"' for name, fusion in FUSIONS.items() if fusion.several]
+            raise ValueError(f'tokens = "all" is for kind {" and ".join(takers)}: leave it away')
+        if self.tokens == "all" and self.absent == "imputed":
+            raise ValueError(
+                'absent = "imputed" guesses one vector, not all tokens: give tokens = "one"'
+            )
+        return self
 
 
 class PrivacySection(Section):

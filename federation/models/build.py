@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from federation.errors import UserError
 from federation.layout import LOCAL
-from federation.models.fusion import build_fusion
+from federation.models.encoded import Imputer
+from federation.models.registry import FUSIONS
 from federation.randomness import derive_seed
 from federation.reduce import Part
 from federation.strategies.base import LocalPart
@@ -25,11 +27,25 @@ FROZEN = "frozen"
 
 
 class MultimodalModel(nn.Module):
-    """One encoder for each modality of the study, and a fusion that bears missing ones."""
+    """One encoder for each modality of the study, and a fusion that bears missing ones.
 
-    def __init__(self, encoders: Mapping[str, nn.Module], fusion: nn.Module):
+    Args:
+        encoders: by modality.
+        fusion: of what they find.
+        imputer: fills in what is missing before the fusion; None leaves it to the fusion.
+        several: whether encoders that have several tokens give them all.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        fusion: nn.Module,
+        imputer: Imputer | None = None,
+        several: bool = False,
+    ):
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
+        self.imputer, self.several = imputer, several
         self.fusion = fusion
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -46,11 +62,17 @@ class MultimodalModel(nn.Module):
         """
         # Before the encoders: masking what comes out of them leaves 0 x NaN in their gradients.
         encoded = {
-            name: encoder(_zero_where_absent(inputs[name], present[name]))
+            name: self._encode(encoder, _zero_where_absent(inputs[name], present[name]))
             for name, encoder in self.encoders.items()
         }
+        if self.imputer is not None:
+            encoded, present = self.imputer(encoded, present)
         logits: Tensor = self.fusion(encoded, present)
         return logits
+
+    def _encode(self, encoder: Any, values: Tensor) -> Any:
+        several = self.several and hasattr(encoder, "tokens")
+        return encoder.tokens(values) if several else encoder(values)
 
 
 def _zero_where_absent(values: Tensor, present: Tensor) -> Tensor:
@@ -78,7 +100,8 @@ class FlatModel:
         flat = torch.cat([parameter.detach().reshape(-1) for _, parameter in named])
         self.vector = nn.Parameter(flat, requires_grad=False)
         self.vector.grad = torch.zeros_like(flat)
-        self.parts = _parts(named, _own(module, local_part))
+        lone = module.imputer is None
+        self.parts = _parts(named, _own(module, local_part), lone)
         self.frozen = _frozen(named)
         start = 0
         for _, parameter in named:
@@ -131,8 +154,12 @@ def build_model(
         if study.modalities.image is not None:
             _freeze(encoders["image"], study.modalities.image.freeze)
         widths = {name: int(encoder.width) for name, encoder in encoders.items()}  # type: ignore[arg-type]
-        fusion = build_fusion(study.fusion.kind, widths, study.task.outputs)
-        whole = MultimodalModel(encoders, fusion).to(device or torch.device("cpu"))
+        chosen = study.fusion
+        fusion = FUSIONS[chosen.kind].build(widths, study.task.outputs)
+        imputer = Imputer(widths) if chosen.absent == "imputed" and len(widths) > 1 else None
+        whole = MultimodalModel(encoders, fusion, imputer, chosen.tokens == "all").to(
+            device or torch.device("cpu")
+        )
         strategy = study.strategy
         if strategy.local_part and not _own(whole, strategy.local_part):
             raise UserError(
@@ -181,14 +208,22 @@ def _frozen(named: list[tuple[str, nn.Parameter]]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def _parts(named: list[tuple[str, nn.Parameter]], own: Collection[str]) -> tuple[Part, ...]:
-    """Group consecutive parameters by the modality that they belong to."""
+def _parts(
+    named: list[tuple[str, nn.Parameter]], own: Collection[str], lone: bool
+) -> tuple[Part, ...]:
+    """Group consecutive parameters by the modality that they belong to.
+
+    Args:
+        named: all of them.
+        own: names of those that are each site's own.
+        lone: whether a modality's layer of the fusion is moved by patients who have it alone.
+    """
     parts: list[Part] = []
     position = 0
     for name, parameter in named:
         scope, second = name.split(".")[:2]
-        owner = second if scope == "encoders" else scope
-        if scope == "fusion" and second in ("heads", "project"):
+        owner = second if scope == "encoders" else "fusion"
+        if lone and scope == "fusion" and second in ("heads", "project"):
             owner = name.split(".")[2]  # a fusion layer that only one modality moves
         if name in own:
             owner = LOCAL

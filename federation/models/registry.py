@@ -1,7 +1,7 @@
-"""Which encoders there are: one line each, and one file each in ``federation.models.encoders``.
+"""Which encoders and fusions there are: one line and one file each.
 
-Nothing here imports torch, so that a study can be read, and the table printed, in no time. An
-encoder's file is imported when a model with it is built, and the packages that it needs with it.
+Nothing here imports torch, so that a study can be read, and the table printed, in no time. A file
+is imported when a model with it is built, and the packages that it needs with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Encoder:
     Attributes:
         file: its module in ``federation.models.encoders``. There, ``build(section, places)``
             returns the encoder of a study's table; ``places`` is how many the EHR vocabulary has,
-            0 for other modalities. The encoder maps (patients, ...) to (patients, ``width``).
+            0 for other modalities. The encoder maps (patients, ...) to (patients, ``width``); one
+            with a method ``tokens`` can give `federation.models.encoded.Tokens` instead.
         reads: what it takes.
         summary: one line.
         source: the paper; empty for what has none.
@@ -49,6 +50,27 @@ class Encoder:
         """
         module = import_module(f"federation.models.encoders.{self.file}")
         return cast("Callable[[Any, int], nn.Module]", module.build)(section, places)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """One way from what the encoders found to a prediction.
+
+    Attributes:
+        file: its module in ``federation.models.fusions``. There, ``build(widths, outputs)`` returns
+            the fusion of encoders that give so many numbers, by modality.
+        summary: one line.
+        several: whether it takes several tokens of a modality.
+    """
+
+    file: str
+    summary: str
+    several: bool = False
+
+    def build(self, widths: Mapping[str, int], outputs: int) -> nn.Module:
+        """Build the fusion, with weights from torch's random numbers."""
+        module = import_module(f"federation.models.fusions.{self.file}")
+        return cast("Callable[[Mapping[str, int], int], nn.Module]", module.build)(widths, outputs)
 
 
 _AGGREGATES = frozenset({"aggregates"})
@@ -103,6 +125,13 @@ TEXT: Mapping[str, Encoder] = {
     "hashed": Encoder("hashed", "notes", "vectors of hashed words, and attention that weighs them"),
 }
 ENCODERS: Mapping[str, Mapping[str, Encoder]] = {"ehr": EHR, "image": IMAGE, "text": TEXT}
+FUSIONS: Mapping[str, Fusion] = {
+    "early": Fusion("early", "all side by side, then two layers"),
+    "late": Fusion("late", "one score a modality, added up"),
+    "cross_attention": Fusion(
+        "cross_attention", "a learned query weighs what each has found", True
+    ),
+}
 
 
 def foreign_options(encoders: Mapping[str, Encoder], name: str) -> frozenset[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from federation.models.fusion import build_fusion
+from federation.models.registry import FUSIONS
 
 WIDTHS = {"ehr": 5, "text": 3}
 KINDS = ("late", "early", "cross_attention")
@@ -19,11 +19,11 @@ def encoded(patients=6):
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_of_several_is_that_of_a_fusion_with_its_rows_alone(kind):
     values, present = encoded()
-    several = build_fusion(kind, WIDTHS, 3)
+    several = FUSIONS[kind].build(WIDTHS, 3)
     logits = several(values, present)
     assert logits.shape == (6, 3)
     for output in range(3):
-        alone = build_fusion(kind, WIDTHS)
+        alone = FUSIONS[kind].build(WIDTHS, 1)
         state = {
             name: value if value.shape == alone.state_dict()[name].shape else value[[output]]
             for name, value in several.state_dict().items()
@@ -35,6 +35,6 @@ def test_output_of_several_is_that_of_a_fusion_with_its_rows_alone(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_absent_modality_moves_no_output(kind):
     values, present = encoded()
-    fusion = build_fusion(kind, WIDTHS, 4)
+    fusion = FUSIONS[kind].build(WIDTHS, 4)
     other = {n: torch.where(present[n][:, None], v, 9.0) for n, v in values.items()}
     assert torch.equal(fusion(values, present), fusion(other, present))

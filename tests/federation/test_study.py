@@ -244,6 +244,7 @@ CHANGED = {
     "reference_ranges": {"LAB//CRP": [0.0, 10.5]},
     "codes": ["A"],
     "negations": ["kein"],
+    "absent": "imputed",
     "aggregates": ["last"],
     "subgroups": ["sex"],
     "baselines": ["local"],
@@ -293,6 +294,8 @@ def test_every_single_value_changes_the_fingerprint(make_study):
             table |= {"rule": "fixed", "value": 0.5}
         elif path == ("training", "optimizer", "momentum"):
             continue  # an option of sgd alone; below
+        elif path == ("fusion", "tokens"):
+            table |= {"kind": "cross_attention", "tokens": "all"}
         elif path[-1] == "channels":
             table["channels"] = 3
         elif isinstance(value, bool):

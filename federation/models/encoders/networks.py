@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from monai.networks.nets.densenet import DenseNet121
 from monai.networks.nets.efficientnet import EfficientNetBN
 from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from federation.modalities import ImageSection
 from federation.models.adapter import fit_for_privacy
+from federation.models.encoded import Tokens
 
 Stages = Mapping[str, Sequence[str]]
 """Names of the parts of a network, from the input on, and the modules of each."""
@@ -41,9 +43,18 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (patients, channels, [planes,] size, size) in [0, 1] -> (patients, width)."""
-        found = self.network((x - 0.5) * 4).view(len(x), self.channels, -1)
-        encoded: Tensor = self.head(found.mean(-1))
+        encoded: Tensor = self.head(self._map(x).mean(-1))
         return encoded
+
+    def tokens(self, x: Tensor) -> Tokens:
+        """Return one token for each place of the last map."""
+        values = self.head(self._map(x).transpose(1, 2))
+        return Tokens(values, torch.ones_like(values[..., 0], dtype=torch.bool))
+
+    def _map(self, x: Tensor) -> Tensor:
+        """(patients, channels of the last map, places)."""
+        found: Tensor = self.network((x - 0.5) * 4)
+        return found.view(len(x), self.channels, -1)
 
 
 class Halved(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from federation.modalities import EhrSection
 from federation.models.attention import Block, Lone
+from federation.models.encoded import Tokens
 from federation.models.triplets import Triplets
 
 WAVES = 4
@@ -53,13 +54,17 @@ class EventTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (patients, events, numbers) as of `Triplets` -> (patients, width)."""
+        encoded: Tensor = self.tokens(x).values[:, 0]
+        return encoded
+
+    def tokens(self, x: Tensor) -> Tokens:
+        """Return the first token and one for each event."""
         events = Triplets.of(x).shortened()
         tokens = torch.cat([self.first(x), self._embedded(events)], 1)
         there = torch.cat([torch.ones_like(events.there[:, :1]), events.there], 1)
         for block in self.blocks:
             tokens = block(tokens, there)
-        encoded: Tensor = self.norm(tokens[:, 0])
-        return encoded
+        return Tokens(self.norm(tokens), there)
 
     def _embedded(self, events: Triplets) -> Tensor:
         real = events.pieces != 0

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from federation.modalities import ImageSection
 from federation.models.attention import Block, Lone
+from federation.models.encoded import Tokens
 
 
 class VisionTransformer(nn.Module):
@@ -47,6 +48,11 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (patients, channels, [planes,] size, size) in [0, 1] -> (patients, width)."""
+        encoded: Tensor = self.tokens(x).values[:, 0]
+        return encoded
+
+    def tokens(self, x: Tensor) -> Tokens:
+        """Return the first token and one for each patch."""
         centred = (x - 0.5) * 4
         missing = [-side % self.patch for side in reversed(x.shape[2:])]
         if any(missing):
@@ -56,8 +62,7 @@ class VisionTransformer(nn.Module):
         tokens = torch.cat([self.first(x), found + self.places(order)], 1)
         for block in self.blocks:
             tokens = block(tokens)
-        encoded: Tensor = self.norm(tokens[:, 0])
-        return encoded
+        return Tokens(self.norm(tokens), torch.ones_like(tokens[..., 0], dtype=torch.bool))
 
 
 def build(section: ImageSection, places: int) -> VisionTransformer:
