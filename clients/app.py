@@ -13,6 +13,7 @@ from clients.budget import note_unprotected
 from clients.evaluation import UNCHANGED, Drift, evaluate_existing_score, evaluate_locally
 from clients.features import code_moments
 from clients.fits import Fit
+from clients.noised import evaluate_with_noise
 from clients.outbound import CODE, TakesNoPart, guarded, released, suppressed
 from clients.personalised import personalised
 from clients.rounds import (
@@ -25,7 +26,7 @@ from clients.rounds import (
 )
 from clients.site import Site
 from clients.together import Result, train_all
-from clients.workbench import Workbench
+from clients.workbench import Cohort, Workbench
 from federation.bodies import DescribeBody, PrepareBody, SmallCount
 from federation.errors import Refused
 from federation.messages import (
@@ -39,6 +40,7 @@ from federation.messages import (
     Reply,
     model_digest,
 )
+from federation.models.build import FlatModel
 from federation.study import Split, Study
 
 Handler = Callable[[Instruction, str, Site, Workbench], Answering]
@@ -261,9 +263,30 @@ def evaluate(instruction: Instruction, file: str, site: Site, workbench: Workben
         line = yield from personalised(instruction, file, site, workbench, model, cohort)
     else:
         model.load(weights_of(instruction))
+    if instruction.study.evaluation.noise is not None:
+        return _with_noise(instruction, file, site, workbench, model, cohort)
     asked = instruction.study, split, site.policy
     drift = _drift(instruction, split)
     return Reply("ok", evaluate_locally(model, cohort, *asked, line, reference, drift))
+
+
+def _with_noise(
+    instruction: Instruction,
+    file: str,
+    site: Site,
+    workbench: Workbench,
+    model: FlatModel,
+    cohort: Cohort,
+) -> Reply:
+    """Score the one model that is planned and paid for; nothing else, and no second one."""
+    if instruction.model != FEDERATED or instruction.shared or instruction.reference is not None:
+        raise TakesNoPart("not an instruction of this version")
+    split, study = instruction.split, instruction.study
+    purpose = site.name, instruction.model, f"evaluation of {split}", instruction.round
+    randomness = workbench.randomness(study.study.seed, *purpose)
+    ledger = workbench.ledger(file)
+    body = evaluate_with_noise(instruction, model, cohort, site, ledger, randomness)
+    return Reply("ok", body)
 
 
 def _may_compare(instruction: Instruction) -> bool:

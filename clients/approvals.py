@@ -182,7 +182,12 @@ def _cost(study: Study, site: Site) -> Iterator[str]:
     count = len(_models(study))
     each = "" if count == 1 else f" for each of {count} models"
     yield f"  - epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for a patient{each}, per run"
-    yield "  - that covers training patients; the evaluation's counts are not noised"
+    if study.evaluation.noise is None:
+        yield "  - that covers training patients; the evaluation's counts are not noised"
+    else:
+        epsilon = study.evaluation.noise.epsilon
+        yield f"  - and epsilon {epsilon:g} for each patient on whom the model is measured,"
+        yield "    whose counts are noised"
     spent = 0.0
     if (site.state / LEDGER).exists():
         ledger = site_ledger(site, writable=False)

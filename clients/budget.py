@@ -7,9 +7,10 @@ than that left. Every round is a segment of its own in the ledger, written befor
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from clients.ledger import Ledger, Line, segments_of
@@ -19,7 +20,7 @@ from federation.errors import BudgetSpent, UserError
 from federation.messages import Instruction
 from federation.privacy.accounting import Segment, calibrated_noise
 from federation.privacy.filter import RdpFilter
-from federation.study import Study
+from federation.study import Split, Study
 
 logger = logging.getLogger("wardround.site")
 
@@ -80,7 +81,7 @@ def check_terms(study: Study, patients: int, site: Site) -> None:
 def planned_rounds(study: Study) -> int:
     """Return for how many rounds of a run a site's noise is calibrated; it refuses any further.
 
-    >>> from federation.study import Study
+    >>> from federation.study import Split, Study
     >>> planned_rounds(Study.model_validate({
     ...     "study": {"name": "s"}, "task": {"label": "y"}, "modalities": {"ehr": {}},
     ...     "training": {"rounds": 25},
@@ -164,6 +165,100 @@ def spend(
     return segment
 
 
+def planned_evaluations(study: Study, split: Split) -> int:
+    """Return how often a run scores a split, on which the noise of its counts is reckoned."""
+    if split == "held_out":
+        return 1
+    every, fixed = study.evaluation.every, study.evaluation.threshold.rule == "fixed"
+    return (study.training.rounds // every if every else 0) + (0 if fixed else 1)
+
+
+def counts_of_a_patient(study: Study, site: Site, split: Split) -> int:
+    """Return to how many noised tables a patient of a split adds: the site's, and by attribute."""
+    return 1 + len(counted_attributes(study, site, split))
+
+
+def counted_attributes(study: Study, site: Site, split: Split) -> list[str]:
+    """Return the attributes that are counted: by the study and the site file, not by patients."""
+    if split != "held_out":
+        return []
+    return [name for name in study.evaluation.subgroups if name in site.settings.data.subgroups]
+
+
+def wanted_evaluation_noise(study: Study, split: Split, counts: int) -> float:
+    """Return the scale of the noise with which a split's planned evaluations cost the epsilon.
+
+    Args:
+        study: with ``evaluation.noise``.
+        split: which patients.
+        counts: to how many a patient adds in one evaluation.
+    """
+    assert study.evaluation.noise is not None
+    steps = max(planned_evaluations(study, split), 1) * counts
+    return calibrated_noise(
+        study.evaluation.noise.epsilon, study.privacy.delta, 1.0, steps, "pld", "discrete"
+    )
+
+
+def spend_evaluation(
+    instruction: Instruction, patients: int, counts: int, site: Site, ledger: Ledger, seeded: bool
+) -> Segment:
+    """Write into the ledger what an evaluation with noise costs, and return its terms.
+
+    Args:
+        instruction: the evaluation that is asked for.
+        patients: of the split.
+        counts: to how many of the noised counts a patient adds.
+        site: whose cap holds.
+        ledger: the site's.
+        seeded: as for ``spend``.
+
+    Raises:
+        BudgetSpent: if the planned evaluations are used up, or the cap does not allow another.
+        UnfitTerms: if delta is too large, or the split's patients are not those of the first time.
+        UserError: if the ledger cannot be written.
+    """
+    study, split = instruction.study, instruction.split
+    assert split is not None
+    asked = dataclasses.replace(instruction, model=f"{instruction.model}:{split}")
+    if study.privacy.delta > 0.1 / patients:
+        raise UnfitTerms(
+            site.file,
+            f"{study.privacy.delta:g} is above 0.1 / patients of the {split} split",
+            field="privacy.delta (study)",
+        )
+    mine, filter_ = _of(asked, ledger.lines()), cap(site.policy)
+    same = [x for x in mine if (x.round, x.request) == (asked.round, asked.digest)]
+    if seeded and same:
+        return segments_of(same)[0]
+    if mine and (mine[0].patients, mine[0].steps) != (patients, counts):
+        raise UnfitTerms(site.file, f"the patients of the {split} split changed within the run")
+    planned = planned_evaluations(study, split)
+    if mine:
+        scale = mine[0].noise_multiplier
+    else:
+        wanted = wanted_evaluation_noise(study, split, counts)
+        spent = ledger.segments()
+        scale = _affordable_noise(study, wanted, 1.0, planned * counts, spent, site, filter_)
+    segment = Segment(1.0, scale, counts, "discrete")
+
+    def affordable(lines: list[Line]) -> None:
+        if len(_of(asked, lines)) >= planned:
+            raise BudgetSpent(
+                f"{site.file}: the {planned} evaluations of the {split} split that the study "
+                f"{study.study.name} planned are used up."
+            )
+        if not filter_.admits(segments_of(lines), segment):
+            raise BudgetSpent(
+                f"{site.file}: policy.epsilon_per_patient: {filter_.epsilon:g} allows no further "
+                f"evaluation of the study {study.study.name}."
+            )
+
+    line = _line(asked, asked.digest, patients, segment, seeded)
+    ledger.append(dataclasses.replace(line, kind="evaluation"), affordable)
+    return segment
+
+
 def note_unprotected(instruction: Instruction, request: str, patients: int, ledger: Ledger) -> None:
     """Write into the ledger, once for each model of a run, that no epsilon covers its training."""
     if _of(instruction, ledger.lines()):
@@ -236,8 +331,35 @@ def _first_noise(
     study: Study, patients: int, steps: int, ledger: Ledger, site: Site, filter_: RdpFilter
 ) -> float:
     """The noise of a run, fixed when its first round begins."""
-    rate, spent = study.training.batch_size / patients, ledger.segments()
+    rate = study.training.batch_size / patients
     wanted = wanted_noise(study, patients)
+    spent = [*ledger.segments(), *_evaluations_to_come(study, site)]
+    return _affordable_noise(study, wanted, rate, steps, spent, site, filter_)
+
+
+def _evaluations_to_come(study: Study, site: Site) -> list[Segment]:
+    """What a run's planned evaluations will spend, kept aside when its training begins."""
+    if study.evaluation.noise is None:
+        return []
+    found = []
+    for split in ("tuning", "held_out"):
+        planned, counts = planned_evaluations(study, split), counts_of_a_patient(study, site, split)
+        if planned:
+            scale = wanted_evaluation_noise(study, split, counts)
+            found.append(Segment(1.0, scale, planned * counts, "discrete"))
+    return found
+
+
+def _affordable_noise(
+    study: Study,
+    wanted: float,
+    rate: float,
+    steps: int,
+    spent: Sequence[Segment],
+    site: Site,
+    filter_: RdpFilter,
+) -> float:
+    """What the study asks for, or more where the site's cap has less left; or a refusal."""
     allowed = filter_.calibrated_noise(spent, rate, steps)
     if allowed is None or allowed > MOST_NOISE_RATIO * max(wanted, 1.0):
         needed = "no noise is enough" if allowed is None else f"it would need {allowed:.3g}"

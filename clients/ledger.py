@@ -38,7 +38,7 @@ import hmac
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,12 +61,18 @@ from federation.errors import UserError
 from federation.privacy.accounting import Segment
 
 FORMAT = 1
+Noise = Literal["gaussian", "discrete"]
+NOISES: Mapping[str, Noise] = {"segment": "gaussian", "evaluation": "discrete"}
+"""The noise of each kind of line that spends."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one training segment spends on a site's patients.
+    """What one training segment, or one noised evaluation, spends on a site's patients.
 
+    An "evaluation" is of counts, to each of which a patient adds at most 1: ``noise_multiplier`` is
+    the scale of the discrete Gaussian noise of each, ``steps`` to how many a patient adds,
+    ``patients`` how many were counted, ``model`` the model and the split ("federated:held_out").
     ``kind`` is "unprotected" for a fit without differential privacy at this site, recorded once
     per run and model, with a rate, noise and steps of 0. ``run`` is the hex id that the
     coordinator drew, ``fingerprint`` that of the resolved study, ``request`` the SHA-256 of the
@@ -74,7 +80,7 @@ class Line:
     from a seed: a simulation, which protects nobody.
     """
 
-    kind: Literal["segment", "unprotected"]
+    kind: Literal["segment", "evaluation", "unprotected"]
     run: str
     study: str
     fingerprint: str
@@ -89,8 +95,8 @@ class Line:
 
     def __post_init__(self) -> None:
         spends = (self.sampling_rate, self.noise_multiplier, self.steps)
-        if self.kind == "segment":
-            Segment(*spends)  # raises ValueError
+        if self.kind in NOISES:
+            Segment(*spends, noise=NOISES[self.kind])  # raises ValueError
         elif self.kind != "unprotected" or any(spends):
             raise ValueError(f"neither a segment nor an unprotected fit: {self}")
         if min(self.round, self.patients) < 0:
@@ -267,12 +273,12 @@ class Ledger:
 
 def segments_of(lines: Iterable[Line]) -> list[Segment]:
     """Return what noisy steps spent, those of equal terms together; unprotected fits have none."""
-    steps: dict[tuple[float, float], int] = {}
+    steps: dict[tuple[float, float, Noise], int] = {}
     for line in lines:
-        if line.kind == "segment":
-            terms = line.sampling_rate, line.noise_multiplier
+        if line.kind in NOISES:
+            terms = line.sampling_rate, line.noise_multiplier, NOISES[line.kind]
             steps[terms] = steps.get(terms, 0) + line.steps
-    return [Segment(rate, noise, number) for (rate, noise), number in steps.items()]
+    return [Segment(rate, scale, number, noise) for (rate, scale, noise), number in steps.items()]
 
 
 def site_ledger(site: Site, *, durable: bool = True, writable: bool = True) -> Ledger:

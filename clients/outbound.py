@@ -82,6 +82,8 @@ def released(reply: Reply, policy: PolicySection, study: Study) -> Reply:
         raise GateClosed("a comparison of models that the study does not ask for")
     if isinstance(reply.body, EvaluateBody):
         _check_windows(reply.body, study)
+        if (reply.body.noise is None) != (study.evaluation.noise is None):
+            raise GateClosed("an evaluation with or without noise, as the study does not ask")
     if reply.update is not None:
         return dataclasses.replace(reply, compression=study.strategy.compression)
     return reply
@@ -111,7 +113,9 @@ def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:
         _check_counts(reply.body.patients.values(), policy)
     if private:
         _check_private(reply)
-    if isinstance(reply.body, EvaluateBody):
+    if isinstance(reply.body, EvaluateBody) and reply.body.noise is not None:
+        reply.body.noised()
+    elif isinstance(reply.body, EvaluateBody):
         for cell in reply.body.cells.values():
             _check_cell(cell, policy)
         _check_paired(reply.body, policy)

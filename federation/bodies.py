@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from federation.metrics.noised import NoisedSummary
 from federation.metrics.summary import ScoreSummary
 from federation.modalities import Modality
 from federation.study import Split
@@ -191,6 +192,22 @@ class PairedBody(Section):
         return ScoreSummary.from_json(self.reference)
 
 
+class NoiseBody(Section):
+    """With what noise counts were told; nothing here follows from what the records hold."""
+
+    scale: float = Field(gt=0, le=1e9)
+    """Of the discrete Gaussian noise of each count."""
+    wanted_scale: float = Field(gt=0, le=1e9)
+    """What the study alone asks for; more is added where the site's cap is near."""
+    counts: int = Field(ge=1, le=64)
+    """To how many counts a patient adds in one evaluation."""
+    evaluations: int = Field(ge=1, le=MOST_ROUNDS)
+    """Of this split, in this run so far."""
+    patients: Count
+    """Of the split, declared public."""
+    seeded: bool
+
+
 class EvaluateBody(Section):
     """Score summaries of the permitted cells, and why the others are withheld."""
 
@@ -200,6 +217,8 @@ class EvaluateBody(Section):
     """Only where the coordinator sent a second model, and the study compares models."""
     inputs: Inputs = Field(default_factory=dict)
     """Only of the federated model, and where the study has windows of time."""
+    noise: NoiseBody | None = None
+    """Where the study asks for noise: cells are then noised summaries."""
 
     @model_validator(mode="after")
     def _cells_from_the_closed_list(self) -> EvaluateBody:
@@ -211,6 +230,8 @@ class EvaluateBody(Section):
             raise ValueError("a site withheld as a whole has no cells")
         if self.paired is not None and WHOLE_SITE not in self.cells:
             raise ValueError("a site withheld as a whole compares nothing")
+        if self.noise is not None and (self.paired is not None or self.inputs):
+            raise ValueError("only counts have noise")
         if not all(is_window(name) and name in self.cells for name in self.inputs):
             raise ValueError("inputs of a window that was not sent")
         return self
@@ -227,6 +248,19 @@ class EvaluateBody(Section):
         for name, inputs in self.inputs.items():
             if any(sum(levels.values()) != read[name].n for levels in inputs.values()):
                 raise ValueError("an input's levels do not add up to its window")
+        return read
+
+    def noised(self) -> dict[str, NoisedSummary]:
+        """Return the cells' noised summaries; empty where there is no noise.
+
+        Raises:
+            ValueError: if one is none, or has other noise than is told.
+        """
+        if self.noise is None:
+            return {}
+        read = {name: NoisedSummary.from_json(cell) for name, cell in self.cells.items()}
+        if any(abs(one.variance - self.noise.scale**2) > 1e-6 for one in read.values()):
+            raise ValueError("a cell has other noise than is told")
         return read
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from federation.metrics.noised import COARSE_THRESHOLDS
+
 if TYPE_CHECKING:
     from federation.study import Study
 
@@ -132,6 +134,43 @@ def _with_the_evaluation(study: Study) -> Iterator[str]:
             "evaluation.predecessor compares with one model, and under "
             f'strategy.name = "{study.strategy.name}" each site uses one of its own: leave it away'
         )
+    if study.evaluation.noise is not None:
+        yield from _with_noised_evaluation(study)
+
+
+def _with_noised_evaluation(study: Study) -> Iterator[str]:
+    """Every further look at the same patients would have to be planned and paid for."""
+    evaluation, threshold = study.evaluation, study.evaluation.threshold
+    if study.privacy.mechanism != "dp_sgd":
+        yield (
+            "evaluation.noise protects tuning and held-out patients, and nothing those who train: "
+            'give privacy.mechanism = "dp_sgd", or leave it away'
+        )
+    for key, given, why in (
+        ("baselines", evaluation.baselines, "each is scored on the same patients again"),
+        ("existing_score", evaluation.existing_score, "it is counted on the same patients again"),
+        (
+            "predecessor",
+            evaluation.predecessor,
+            "a correlation has no noise",
+        ),
+        ("windows", evaluation.windows, "inputs by window are counted without noise"),
+    ):
+        if given:
+            yield f"evaluation.noise does not cover evaluation.{key}, for {why}: leave one away"
+    if study.personal:
+        yield (
+            "evaluation.noise plans for one model, and under "
+            f'strategy.name = "{study.strategy.name}" each site uses one of its own: leave it away'
+        )
+    if study.strategy.screening is not None:
+        yield (
+            "strategy.screening may score updates beyond the plan that evaluation.noise pays for: "
+            "leave one away"
+        )
+    if threshold.rule == "fixed" and threshold.value not in COARSE_THRESHOLDS:
+        told = ", ".join(f"{one:g}" for one in COARSE_THRESHOLDS)
+        yield f"with evaluation.noise a fixed evaluation.threshold.value is one of {told}"
 
 
 def _with_any_noise(study: Study) -> Iterator[str]:

@@ -166,6 +166,16 @@ class ThresholdSection(Section):
         return self
 
 
+class NoiseSection(Section):
+    """Noise on the counts with which sites tell how a model does, paid from their ledgers.
+
+    ``epsilon``: at ``privacy.delta``, for each patient of the tuning and of the held-out split, all
+    evaluations of a run together.
+    """
+
+    epsilon: float = Field(gt=0, le=100, strict=True)
+
+
 class EvaluationSection(Section):
     """When and for whom the model is measured.
 
@@ -175,6 +185,7 @@ class EvaluationSection(Section):
     ``baselines``: what else is trained for comparison, in simulation only.
     ``windows``: windows of time over which drift is looked for; none by default.
     ``predecessor``: digest of an earlier model, which sites score on the same patients.
+    ``noise``: on what sites tell of the tuning and held-out patients; none by default.
     """
 
     every: int = Field(default=1, ge=0)
@@ -186,6 +197,7 @@ class EvaluationSection(Section):
     ] = ()
     windows: WindowsSection | None = None
     predecessor: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    noise: NoiseSection | None = None
 
 
 class SimulationSection(Section):

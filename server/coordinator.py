@@ -30,6 +30,7 @@ from server.evaluator import (
 )
 from server.exchange import Exchange, encode
 from server.joining import against_predecessor, compare_together, joining
+from server.noised import noise_told, noised_model
 from server.operating import common_threshold, own_thresholds, thresholds_of
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundsResult, run_rounds
@@ -149,7 +150,8 @@ def run_study(
     earlier = _compared(task, result, predecessor, progress, warnings)
     found = _write_results(task, result, tested, earlier, folder, progress, warnings)
     progress.tell("privacy")
-    privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated)
+    noise = [noise_told(part) for part in (tested[FEDERATED].tuning, tested[FEDERATED].held_out)]
+    privacy = privacy_document(study, folder.rounds(), found.spent, exchange.simulated, *noise)
     folder.write_json("privacy.json", privacy)
     warnings += privacy_warnings(privacy, folder.rounds())
     folder.write_json("warnings.json", warnings)
@@ -293,8 +295,11 @@ def _write_results(
     warnings += [f"There is no model {name}: {why}." for name, why in found.failed.items()]
     named = {**federated, **found.models}
     rule = study.evaluation.threshold
+    noised = study.evaluation.noise is not None
     models = {
-        name: evaluate_model(tested.held_out, common_threshold(tested.tuning, rule))
+        name: noised_model(tested.held_out, tested.tuning, rule)
+        if noised
+        else evaluate_model(tested.held_out, common_threshold(tested.tuning, rule))
         for name, tested in named.items()
     }
     if study.personal:
@@ -342,6 +347,7 @@ def _as_json(evaluations: list[SiteEvaluation]) -> dict[str, Any]:
             "cells": {name: cell.to_json() for name, cell in one.cells.items()},
             "withheld": dict(one.withheld),
             **({"inputs": one.inputs} if one.inputs else {}),
+            **({"noised": {n: c.to_json() for n, c in one.noised.items()}} if one.noised else {}),
         }
         for one in evaluations
     }

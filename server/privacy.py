@@ -7,7 +7,8 @@ steps, and every epsilon is computed from those.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from federation.privacy.accounting import (
@@ -44,6 +45,9 @@ _COVERS = {
     "dp_sgd": "training patients only",
     "central": "hospitals as a whole: the model, not the evaluation or the counts that sites send",
 }
+_COVERS_NOISED = "training, tuning and held-out patients, each by the epsilon of its split"
+_EVALUATION = "evaluation on tuning and held-out patients"
+_EVALUATION_COVERED = "counts of 16 score bins with noise, planned in number; see evaluation"
 _OTHER_USES = (
     ("number of training patients", "declared public", "it sets the sampling rate and the weight"),
     ("class weights", "refused", "class_weight must be none"),
@@ -61,7 +65,7 @@ _OTHER_USES = (
     ),
     ("excluded patients", "not covered", "counts, small ones withheld; they do not train"),
     (
-        "evaluation on tuning and held-out patients",
+        _EVALUATION,
         "not covered",
         "summaries without noise, small cells withheld; other patients than those who train",
     ),
@@ -78,6 +82,8 @@ def privacy_document(
     rounds: Sequence[Mapping[str, Any]],
     comparators: Mapping[str, Mapping[str, Mapping[str, Any]]],
     simulated: bool,
+    tuning_noise: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    held_out_noise: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return privacy.json.
 
@@ -86,6 +92,8 @@ def privacy_document(
         rounds: the lines of rounds.jsonl.
         comparators: what sites last said of their patients' privacy, by model and site.
         simulated: whether central noise was drawn from a seed.
+        tuning_noise: what sites said at the end of the noise on their tuning splits' counts.
+        held_out_noise: and on those of their held-out splits.
     """
     mechanism = study.privacy.mechanism
     sites = sorted({site for record in rounds for site in record["answered"]})
@@ -114,10 +122,14 @@ def privacy_document(
             if (unheard := _unheard(site, rounds))
         },
         "other_uses": [
-            dict(zip(("use", "status", "why"), row, strict=True))
-            for row in (*_OTHER_USES, _BEST if study.selection.measures else _LAST)
+            dict(zip(("use", "status", "why"), row, strict=True)) for row in _other_uses(study)
         ],
     }
+    if study.evaluation.noise is not None:
+        last = {site: told for record in rounds for site, told in record.get("noise", {}).items()}
+        by_split = {"tuning": {**last, **tuning_noise}, "held_out": held_out_noise}
+        document["covers"] = _COVERS_NOISED
+        document["evaluation"] = _evaluation(study, by_split)
     if len(told) > 1:
         together = [segment for spent in told.values() for segment in _segments(spent)]
         person: dict[str, Any] = {
@@ -166,12 +178,47 @@ def privacy_warnings(
                     f"{site} may have trained in {row['rounds_unheard']} further rounds whose "
                     "replies never came; epsilon_at_most counts them, if it ever answered."
                 )
+    for site, splits in document.get("evaluation", {}).get("sites", {}).items():
+        for split, one in splits.items():
+            if one["scale"] > one["wanted_scale"] * 1.0005:
+                warnings.append(
+                    f"{site} had less of its patients' budget left than the evaluation asks for: "
+                    f"noise of {one['scale']:g} instead of {one['wanted_scale']:g} ({split})."
+                )
     if document.get("seeded"):
         warnings.append(
             "The noise of differential privacy was drawn from the study's seed, as in every "
             "simulation: this run shows what privacy costs, and protects nobody."
         )
     return warnings
+
+
+def _other_uses(study: Study) -> Iterator[tuple[str, str, str]]:
+    for row in _OTHER_USES:
+        noised = row[0] == _EVALUATION and study.evaluation.noise is not None
+        yield (_EVALUATION, "noised and charged", _EVALUATION_COVERED) if noised else row
+    yield _BEST if study.selection.measures else _LAST
+
+
+def _evaluation(
+    study: Study, by_split: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """What being evaluated cost: of each site and split, to be recomputed from what stands here."""
+    delta = study.privacy.delta
+    sites: dict[str, dict[str, Any]] = {}
+    for split, told in by_split.items():
+        for site, noise in sorted(told.items()):
+            steps = noise["evaluations"] * noise["counts"]
+            spent = [Segment(1.0, noise["scale"], steps, "discrete")]
+            figures = {"epsilon": _epsilons(spent, delta), "reported": tightest(spent, delta)[0]}
+            sites.setdefault(site, {})[split] = {**noise, **figures}
+    return {
+        "mechanism": "discrete Gaussian noise on each count",
+        "covers": "tuning patients and held-out patients, each by the figure of its split",
+        "delta": delta,
+        "adjacency": ADJACENCY,
+        "sites": dict(sorted(sites.items())),
+    }
 
 
 def _site_row(

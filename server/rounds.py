@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,9 @@ from federation.metrics.summary import merge
 from federation.models.build import Vector
 from server.course import Course, RoundRecord, Standing
 from server.evaluator import headline, own_headline
+from server.noised import noise_told, noised_headline
 from server.scoring import evaluate
+from server.site_evaluation import SiteEvaluation
 from server.task import Task
 
 NOT_CONNECTED = "not connected"
@@ -104,8 +106,19 @@ def _note_absent(record: RoundRecord, known: set[str], connected: set[str]) -> N
 def _measure(task: Task, weights: Vector, round_: int, record: RoundRecord) -> None:
     """Add what the tuning split says to a round's record."""
     evaluations, _ = evaluate(task, weights, "tuning", round_)
+    if task.study.evaluation.noise is not None:
+        _measure_noised(evaluations, record)
+        return
     seen = {e.site: e.cells[""] for e in evaluations if "" in e.cells}
     if seen:
         own = task.study.strategy.personal
         record["metrics"] = own_headline(seen.values()) if own else headline(merge(seen.values()))
         record["site_metrics"] = {site: headline(cell) for site, cell in seen.items()}
+
+
+def _measure_noised(evaluations: Sequence[SiteEvaluation], record: RoundRecord) -> None:
+    told = {one.site: one.noised[""] for one in evaluations if "" in one.noised}
+    record["noise"] = noise_told(evaluations)
+    if told:
+        record["metrics"] = noised_headline(told.values())
+        record["site_metrics"] = {site: noised_headline([one]) for site, one in told.items()}

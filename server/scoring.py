@@ -89,7 +89,10 @@ def _collected(
     evaluations, failed = [], {}
     for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
         try:
-            evaluations.append(read_evaluation(answer))
+            found = read_evaluation(answer)
+            if (found.noise is None) != (task.study.evaluation.noise is None):
+                raise ValueError(UNREADABLE)
+            evaluations.append(found)
         except ValueError as error:
             failed[answer.site] = str(error)
     return sorted(evaluations, key=lambda e: e.site), dict(sorted(failed.items()))
@@ -106,6 +109,10 @@ def read_evaluation(answer: Answer) -> SiteEvaluation:
     assert isinstance(answer.reply.body, EvaluateBody)
     body = answer.reply.body
     try:
+        if body.noise is not None:
+            withheld = dict(body.withheld)
+            noised = body.noised()
+            return SiteEvaluation(answer.site, {}, withheld, noised=noised, noise=body.noise)
         cells, paired = body.summaries(), None
         if body.paired is not None:
             paired = Paired(body.paired.summary(), body.paired.correlation)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from federation.bodies import Inputs
+from federation.bodies import Inputs, NoiseBody
+from federation.metrics.noised import NoisedSummary
 from federation.metrics.summary import ScoreSummary
 from federation.subgroups import is_window
 
@@ -34,6 +35,8 @@ class SiteEvaluation:
         withheld: reason by withheld cell; "" withholds the whole site.
         paired: of a second model, where the site was sent one.
         inputs: patients by window, input and level, where the study has windows of time.
+        noised: in the place of ``cells``, where the study asks for noise.
+        noise: of what kind it is.
     """
 
     site: str
@@ -41,6 +44,8 @@ class SiteEvaluation:
     withheld: Mapping[str, str]
     paired: Paired | None = None
     inputs: Inputs = field(default_factory=dict)
+    noised: Mapping[str, NoisedSummary] = field(default_factory=dict)
+    noise: NoiseBody | None = None
 
     def reason(self, name: str) -> str:
         """Why a cell is withheld, empty if it is not; a withheld site withholds every cell."""
@@ -58,7 +63,7 @@ def ordered(evaluations: Iterable[SiteEvaluation]) -> list[SiteEvaluation]:
     if len(set(names)) != len(names):
         raise ValueError("a site's evaluation of one model was given twice")
     for one in found:
-        if "" not in one.cells and "" not in one.withheld:
+        if not any("" in told for told in (one.cells, one.noised, one.withheld)):
             raise ValueError(f'site "{one.site}" says nothing about its patients as a whole')
     return found
 

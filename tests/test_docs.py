@@ -120,7 +120,7 @@ def test_script_of_the_privacy_page_recomputes_a_run_s_figures(tmp_path, write_s
         write_site(tmp_path / "sites" / name, 100, seed=len(name))
     study = make_study(privacy={"mechanism": "dp_sgd", "epsilon": 3.0})
     simulate(study, tmp_path / "sites", tmp_path / "run", workers=0)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/privacy.md").read_text(), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/privacy.md").read_text(), re.DOTALL)
     (tmp_path / "recompute.py").write_text(code)
     lines = run(tmp_path, "recompute.py", "run/privacy.json").splitlines()
     assert [line.split()[0] for line in lines] == ["basel", "bern"]

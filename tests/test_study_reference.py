@@ -63,6 +63,7 @@ UNSET = (
     "simulation.",
     "strategy.screening.",
     "evaluation.windows.",
+    "evaluation.noise.",
     "strategy.compression.",
     "modalities.image.weights.",
     *(f"strategy.{kind}." for kind in STRATEGIES),

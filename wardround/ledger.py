@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from federation.privacy.accounting import Segment
 
 DELTA = 1e-5
-GROUP = ("study", "run", "model", "patients", "sampling_rate", "noise_multiplier", "seeded")
+GROUP = ("kind", "study", "run", "model", "patients", "sampling_rate", "noise_multiplier", "seeded")
 REASONS = {
     "prv": "this accountant failed, or was not attempted for so much spending",
     "infinite": "infinite: with so little noise nothing is bounded",
@@ -82,7 +82,7 @@ def spending(
     from clients.ledger import segments_of
     from federation.privacy.accounting import ADJACENCY, epsilons
 
-    protected = [line for line in lines if line.kind == "segment"]
+    protected = [line for line in lines if line.kind != "unprotected"]
     segments = segments_of(protected)
     delta = delta or (policy.delta if policy else DELTA)
     figures = epsilons(segments, delta)

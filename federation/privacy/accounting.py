@@ -40,10 +40,16 @@ _MOST_PRV_POINTS = 2_000_000
 class Segment:
     """Equal steps of the Poisson-subsampled Gaussian mechanism on a site's patients.
 
+    With ``noise`` "discrete" a step is one whole number to which a patient adds at most 1, with
+    discrete Gaussian noise of that scale, and ``sampling_rate`` is 1. Its Rényi divergence is at
+    most that of the Gaussian (Canonne, Kamath, Steinke 2020); its privacy loss distribution is its
+    own.
+
     Args:
         sampling_rate: chance of each patient to be in a step, in (0, 1].
         noise_multiplier: standard deviation of the noise over the clipping norm, above 0.
         steps: at least 1; a step with an empty sample is one too.
+        noise: continuous, or on the whole numbers.
 
     Raises:
         ValueError: if a number is out of range, not finite or of another type.
@@ -52,8 +58,11 @@ class Segment:
     sampling_rate: float
     noise_multiplier: float
     steps: int
+    noise: Literal["gaussian", "discrete"] = "gaussian"
 
     def __post_init__(self) -> None:
+        if self.noise == "discrete" and self.sampling_rate != 1:
+            raise ValueError("discrete noise is for everybody: sampling_rate must be 1")
         if not (_is_number(self.sampling_rate) and 0 < self.sampling_rate <= 1):
             raise ValueError(f"sampling_rate must be in (0, 1], not {self.sampling_rate!r}")
         if not (_is_number(self.noise_multiplier) and self.noise_multiplier > 0):
@@ -125,6 +134,7 @@ def calibrated_noise(
     sampling_rate: float,
     steps: int,
     accountant: Accountant = "pld",
+    kind: Literal["gaussian", "discrete"] = "gaussian",
 ) -> float:
     """Smallest noise multiplier of four significant digits that keeps the steps within epsilon.
 
@@ -139,7 +149,7 @@ def calibrated_noise(
     _check_accountant(accountant)
 
     def share(noise: float, by: Accountant = accountant) -> float:
-        return _BOUNDS[by]((Segment(sampling_rate, noise, steps),), delta) / epsilon
+        return _BOUNDS[by]((Segment(sampling_rate, noise, steps, kind),), delta) / epsilon
 
     noise = smallest_noise(lambda noise: share(noise, "rdp"))
     if accountant != "rdp" and noise is not None:
@@ -162,8 +172,8 @@ def composed(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """
     ordered = sorted(segments, key=_kind)
     return tuple(
-        Segment(float(rate), float(noise), sum(int(segment.steps) for segment in equal))
-        for (rate, noise), equal in groupby(ordered, key=_kind)
+        Segment(float(rate), float(scale), sum(int(segment.steps) for segment in equal), noise)
+        for (rate, scale, noise), equal in groupby(ordered, key=_kind)
     )
 
 
@@ -198,8 +208,6 @@ def _pld(spent: tuple[Segment, ...], delta: float) -> float:
     1,000 (nobody is protected). Its size follows the grid, which follows the RDP bound, so no
     schedule exhausts the memory.
     """
-    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
-
     rdp, steps = _rdp(spent, delta), sum(segment.steps for segment in spent)
     feasible = len(spent) <= _MOST_KINDS and steps <= _MOST_STEPS and delta >= _LEAST_DELTA
     if not feasible or not 0 < rdp <= _MOST_EPSILON:
@@ -210,21 +218,47 @@ def _pld(spent: tuple[Segment, ...], delta: float) -> float:
     interval = max(grid, *(_loss_range(segment, tail) / _MOST_LOSSES for segment in spent))
     total: Any = None
     for segment in spent:
-        distribution = from_gaussian_mechanism(
-            segment.noise_multiplier,
-            sampling_prob=segment.sampling_rate,
-            pessimistic_estimate=True,
-            value_discretization_interval=interval,
-            log_mass_truncation_bound=tail,
-        ).self_compose(segment.steps)
+        distribution = _step_losses(segment, interval, tail).self_compose(segment.steps)
         total = total.compose(distribution) if total else distribution
     return min(float(total.get_epsilon_for_delta(delta)), rdp)
+
+
+def _step_losses(segment: Segment, interval: float, tail: float) -> Any:
+    """Privacy loss distribution of one step, rounded pessimistically to a grid.
+
+    Args:
+        segment: the step's terms.
+        interval: of the grid.
+        tail: logarithm of the mass of the noise that counts as lost.
+    """
+    from dp_accounting.pld.privacy_loss_distribution import (
+        from_discrete_gaussian_mechanism,
+        from_gaussian_mechanism,
+    )
+
+    if segment.noise == "discrete":
+        # the mass beyond counts as lost too; 1e-30 of it unless a bound is given
+        return from_discrete_gaussian_mechanism(
+            segment.noise_multiplier,
+            sensitivity=1,
+            pessimistic_estimate=True,
+            value_discretization_interval=interval,
+        )
+    return from_gaussian_mechanism(
+        segment.noise_multiplier,
+        sampling_prob=segment.sampling_rate,
+        pessimistic_estimate=True,
+        value_discretization_interval=interval,
+        log_mass_truncation_bound=tail,
+    )
 
 
 @lru_cache(maxsize=256)
 def _prv(spent: tuple[Segment, ...], delta: float) -> float:
     from opacus.accountants import PRVAccountant
 
+    if any(segment.noise == "discrete" for segment in spent):
+        return math.inf  # it knows the continuous one only
     steps = sum(segment.steps for segment in spent)
     # Opacus's domain is 3 wider, on either side, than the RDP epsilon at a 4,000th of delta
     mesh = 0.01 / math.sqrt(steps * math.log(12_000 / delta) / 2)
@@ -262,8 +296,8 @@ def _check_accountant(accountant: str) -> None:
         raise ValueError(f"accountant must be one of {', '.join(_BOUNDS)}, not {accountant!r}")
 
 
-def _kind(segment: Segment) -> tuple[float, float]:
-    return float(segment.sampling_rate), float(segment.noise_multiplier)
+def _kind(segment: Segment) -> tuple[float, float, Literal["gaussian", "discrete"]]:
+    return float(segment.sampling_rate), float(segment.noise_multiplier), segment.noise
 
 
 def _is_number(value: object) -> bool:

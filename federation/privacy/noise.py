@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import math
 import os
+import random
+import secrets
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from federation.randomness import torch_generator
+from federation.randomness import derive_seed, torch_generator
 
 GRID_BITS = 12
 SUMMED = 4
@@ -43,6 +45,10 @@ class Randomness(Protocol):
 
     def normal(self, size: int) -> Tensor:
         """Return standard normal numbers, (size,) float64; float32 where nobody is protected."""
+        ...
+
+    def below(self, bound: int) -> int:
+        """Return a whole number from 0 to below the bound, all alike."""
         ...
 
 
@@ -68,6 +74,10 @@ class OperatingSystem:
         both = radius * torch.cos(angle) + radius * torch.sin(angle)
         return both.sum(0) / math.sqrt(SUMMED)
 
+    def below(self, bound: int) -> int:
+        """Return a whole number from 0 to below the bound, all alike."""
+        return secrets.randbelow(bound)
+
 
 class Seeded:
     """Draws that the same seed and purpose repeat: for simulations, where nobody is protected."""
@@ -76,6 +86,7 @@ class Seeded:
 
     def __init__(self, seed: int, *purpose: str | int):
         self._generator = torch_generator(seed, "privacy", *purpose)
+        self._whole = random.Random(derive_seed(seed, "privacy", "whole", *purpose))
 
     def uniform(self, size: int) -> Tensor:
         """Return numbers in [0, 1), (size,) float64."""
@@ -84,6 +95,10 @@ class Seeded:
     def normal(self, size: int) -> Tensor:
         """Return standard normal numbers, (size,) float32: here it is speed that counts."""
         return torch.randn(size, generator=self._generator)
+
+    def below(self, bound: int) -> int:
+        """Return a whole number from 0 to below the bound, all alike."""
+        return self._whole.randrange(bound)
 
 
 def noised(total: Tensor, deviation: float, randomness: Randomness) -> Tensor:

@@ -106,7 +106,9 @@ def privacy_fact(privacy: Privacy) -> Fact:
     epsilon, accountant, delta = max(known, key=lambda one: one[0])
     whom = {
         "hospital": "A hospital is protected, not a patient, and not from the coordinator.",
-        "patient": "It covers training patients only.",
+        "patient": "Those on whom the model was measured have one of their own, below."
+        if privacy.evaluation is not None
+        else "It covers training patients only.",
     }
     return Fact(
         "Privacy",

@@ -248,6 +248,7 @@ class Privacy(BaseModel):
     comparators: dict[str, dict[str, dict[str, Any]]] = {}
     patient_of_every_site: dict[str, Any] = {}
     other_uses: list[dict[str, str]] = []
+    evaluation: dict[str, Any] | None = None
 
 
 class SiteData(BaseModel):

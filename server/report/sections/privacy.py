@@ -23,6 +23,8 @@ def privacy(run: RunFolder) -> Section:
         parts.append(spent)
     else:
         parts.append(Text("No hospital kept a privacy account in this run.", note=True))
+    if told.evaluation is not None:
+        parts.append(evaluation_table(told.evaluation))
     if uses.rows:
         parts.append(uses)
     return Section("privacy", "Privacy", parts)
@@ -54,6 +56,30 @@ def privacy_table(told: Privacy) -> Table:
         rows,
         "Rate is the chance of a patient to be in a step, noise its standard deviation over the "
         "clipping norm: with the steps they are all that an accountant needs.",
+    )
+
+
+def evaluation_table(told: Mapping[str, Any]) -> Table:
+    """What it cost the patients on whom the model was measured, by hospital and split."""
+    rows = []
+    for site, splits in sorted(told["sites"].items()):
+        for split, one in splits.items():
+            _, epsilon = reported(one)
+            rows.append(
+                [
+                    Td(site, split.replace("_", "-")),
+                    Td("–" if epsilon is None else rounded_up(epsilon)),
+                    Td(f"{told['delta']:g}"),
+                    Td(f"{one['scale']:g}"),
+                    Td(f"{one['evaluations'] * one['counts']:,}"),
+                ]
+            )
+    return Table(
+        "Privacy of the patients on whom the model was measured",
+        ["Hospital", "ε", "δ", "Noise", "Steps"],
+        rows,
+        "A patient is in one split. Noise is the scale of the discrete Gaussian noise of a count; "
+        "steps are the counts to which a patient adds, over all evaluations of the split.",
     )
 
 
