@@ -21,7 +21,7 @@ from server.report.first_screen import (
 from server.report.run_folder import Cell, Metric, RunFolder
 from server.report.sections.decisions import threshold_words
 from server.report.sections.privacy import guarantee
-from server.report.text import listed, metric_text, model_name, shown, subgroup_name
+from server.report.text import MODALITIES, listed, metric_text, model_name, shown, subgroup_name
 
 ANSWERS = "model_card_answers.toml"
 """Where people write what a run cannot know, in the run folder: KEY = "text"."""
@@ -94,6 +94,15 @@ def _identity(run: RunFolder) -> dict[str, str]:
         f"predicts {_label(run)}.",
         "summary": lead(run),
         "intended_use": intended_use(run),
+        "keywords": ", ".join(
+            [
+                _label(run),
+                "federated learning",
+                *(MODALITIES.get(name, name) for name in sorted(run.study.get("modalities", {}))),
+            ]
+        ),
+        "transparency": "The run folder has the study, every round, all metrics with intervals and "
+        "the privacy account; report.html shows them. The code is open.",
         "versions": f"Wardround {made.get('wardround', '?')}; {shown(versions)}.",
         "data_sharing": "No record of a patient left a hospital. The score counts from which "
         "every metric was computed are in summaries.json of the run folder.",
@@ -134,15 +143,16 @@ def _method(study: Mapping[str, Any]) -> dict[str, str]:
     return {
         "model_type": f"Encoders: {encoders}; fusion: "
         f"{study.get('fusion', {}).get('kind', 'of one modality')}.",
+        "foundation_models": _began_with(modalities),
         "inputs": "; ".join(_input(name, one) for name, one in sorted(modalities.items())) + ".",
         "splits": f"Each hospital divided its own patients {_SPLITS[split.get('by', 'patient')]} "
         f"({shown(split.get('fractions', {}))}); a patient is in one split with everything known "
         "of them.",
         "scaling": "Values are scaled by the reference ranges of the study or by moments that the "
         "hospitals sent; normalisation.json and vocabulary.json of the run folder have them.",
-        "missing_data": "A modality that a patient lacks is masked and changes nothing in the "
-        "prediction. A code that a patient lacks enters as zero; the aggregate present, where the "
-        "study uses it, tells the model that it is lacking.",
+        "missing_data": _absent(study.get("fusion", {}).get("absent", "token"))
+        + " A code that a patient lacks enters as zero; the aggregate present, where the study "
+        "uses it, tells the model that it is lacking.",
         "preparation": "Events after the prediction time are not used; each hospital's reader "
         "counts what it cannot use, by reason.",
         "training": f"Federated, by {strategy.get('name', '?')}, {training.get('rounds', '?')} "
@@ -163,8 +173,9 @@ def _method(study: Mapping[str, Any]) -> dict[str, str]:
         "rates at one threshold, with 95% intervals; docs/metrics.md defines them.",
         "predictions": "Each hospital scored its held-out patients with the final weights and sent "
         "counts by score bin.",
-        "testing": "Held-out patients of the same hospitals, whom training, stopping and the "
-        "threshold did not see. No hospital outside the consortium took part.",
+        "testing": "Internal and retrospective. Held-out patients of the same hospitals, whom "
+        "training, stopping and the threshold did not see. No hospital outside the consortium "
+        "took part.",
         "full_model": "model.safetensors, with vocabulary.json and normalisation.json, of the run "
         "folder.",
     }
@@ -262,6 +273,28 @@ def _by_modality(run: RunFolder) -> dict[str, list[int | str]]:
         name: [one.modalities[name] for one in run.sites.values() if name in one.modalities]
         for name in names
     }
+
+
+def _absent(how: str) -> str:
+    """What the model makes of a modality that a patient lacks."""
+    if how == "imputed":
+        return (
+            "A modality that a patient lacks is replaced by a guess from the encodings of those "
+            "that the patient has, learned with the model."
+        )
+    return (
+        "A modality that a patient lacks is masked: nothing of it enters the prediction; with "
+        "early fusion a learned vector stands for it."
+    )
+
+
+def _began_with(modalities: Mapping[str, Any]) -> str:
+    """Weights of others that an encoder began with."""
+    files = {name: one["weights"] for name, one in modalities.items() if one.get("weights")}
+    if not files:
+        return "None: every weight was trained in this run."
+    told = "; ".join(f"{name}: {shown(weights)}" for name, weights in sorted(files.items()))
+    return f"Training began with weights of a file. {told}."
 
 
 def _input(name: str, section: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What a model card asks, in our words, and who answers what no run can know.
 
-Sources: Coalition for Health AI (CHAI), Applied Model Card; Collins et al., TRIPOD+AI statement,
-BMJ 2024;385:e078378, whose item numbers are kept.
+Sources: Coalition for Health AI (CHAI), Applied Model Card, schema v0.2, whose parts are kept;
+Collins et al., TRIPOD+AI statement, BMJ 2024;385:e078378, whose item numbers are kept.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ASKED_OF: Mapping[str, str] = {
     "release_stage": _COORDINATOR,
     "release_date": _COORDINATOR,
     "availability": _COORDINATOR,
+    "record_systems": _CLINIC,
     "regulatory_approval": _REGULATORY,
     "intended_use": f"{_LEAD}, as study.intended_use of the study",
     "intended_users": _LEAD,
@@ -56,6 +57,7 @@ ASKED_OF: Mapping[str, str] = {
     "user_interaction": _CLINIC,
     "next_steps": _LEAD,
     "publications": _LEAD,
+    "evaluation_references": _LEAD,
     "clinical_trials": _LEAD,
     "reimbursement": _REGULATORY,
 }
@@ -80,8 +82,10 @@ CHAI: Mapping[str, tuple[Question, ...]] = {
         Question("Release stage", ("release_stage",)),
         Question("Release date", ("release_date",)),
         Question("Availability", ("availability",)),
+        Question("Compatible record systems", ("record_systems",)),
         Question("Regulatory approval", ("regulatory_approval",)),
         Question("Summary", ("summary",)),
+        Question("Keywords", ("keywords",)),
     ),
     "Uses and directions": (
         Question("Intended use and workflow", ("intended_use",)),
@@ -98,12 +102,14 @@ CHAI: Mapping[str, tuple[Question, ...]] = {
     "Trust ingredients: the system": (
         Question("Outcome and output", ("outcome", "threshold")),
         Question("Model type", ("model_type",)),
+        Question("Foundation models", ("foundation_models",)),
         Question("Input data source", ("data_source", "data_dates")),
         Question("Input data type", ("inputs",)),
         Question("Development data", ("patients", "modalities_held", "excluded")),
         Question("Bias mitigation", ("mitigation",)),
         Question("Ongoing maintenance", ("maintenance",)),
         Question("Security and privacy", ("privacy",)),
+        Question("Transparency", ("transparency",)),
         Question("Third-party components", ("versions",)),
         Question("Funding", ("funding",)),
         Question("Stakeholders consulted", ("stakeholders",)),
@@ -116,9 +122,11 @@ CHAI: Mapping[str, tuple[Question, ...]] = {
         Question("Safety and reliability: goal", ("goal_safety",)),
         Question("Safety and reliability: result", ("calibrated", "between", "failures")),
         Question("Interpretation", ("interpretation",)),
-        Question("How it was tested", ("testing",)),
+        Question("Type of test and data", ("testing",)),
+        Question("Validation and its justification", ("splits", "measures")),
     ),
     "Resources": (
+        Question("Evaluation references", ("evaluation_references",)),
         Question("Peer-reviewed publications", ("publications",)),
         Question("Clinical trials", ("clinical_trials",)),
         Question("Reimbursement", ("reimbursement",)),
