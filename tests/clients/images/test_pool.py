@@ -1,6 +1,7 @@
 """Files are worked on in other processes: one that crashes is told, and nothing else is lost."""
 
 import os
+import resource
 import signal
 import time
 
@@ -24,6 +25,15 @@ def hungry(number):
 def slow(seconds):
     time.sleep(seconds)
     return seconds
+
+
+def faults(number):
+    """Pages that the system hands out for work on arrays of two megabytes, after the first time."""
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            np.ones(2**18).sum()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def failing(number):
@@ -50,6 +60,11 @@ def test_without_workers_all_is_done_here():
 def test_item_that_asks_for_too_much_memory_fails_alone():
     with pytest.raises(MemoryError):
         list(spread(hungry, [0, 1, 0], 1))
+
+
+def test_memory_of_one_item_is_kept_for_the_next():
+    (_, count), *_ = spread(faults, [0], 1)
+    assert count < 512  # of 10,240, were each array given back and taken anew
 
 
 def test_item_that_takes_too_long_is_ended(monkeypatch):
