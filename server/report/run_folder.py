@@ -334,6 +334,11 @@ class RunFolder:
         """The metrics of that model."""
         return self.metrics.models[self.main]
 
+    @property
+    def noised(self) -> bool:
+        """Whether what the sites counted for the evaluation has noise."""
+        return "noise" in self.study.get("evaluation", {})
+
 
 def read_run_folder(run: Path) -> RunFolder:
     """Read and check every file that the report needs.

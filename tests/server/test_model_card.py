@@ -9,6 +9,7 @@ from run_folder import SITES, write_run_folder
 
 from federation.errors import UserError
 from server.report import write_report
+from server.report.card import write_card
 from server.report.card.answers import ANSWERS, known_answers
 from server.report.card.questions import ASKED_OF, CHAI, TRIPOD_AI
 from server.report.comparison import difference
@@ -156,6 +157,17 @@ def test_differences_of_hospitals_that_scored_both_models_are_paired(run, tmp_pa
     paired = [one for one in change["differences"] if one["paired"]]
     groups = {one["group"]: one["difference"]["low"] for one in paired}
     assert groups == {"cleveland": 0.02, "Mean of the hospitals": 0.02}
+
+
+def test_cells_of_other_tasks_are_told_as_they_are(run):
+    document = json.loads((run / "metrics.json").read_text())
+    cell = {"n": 120, "events": 40, "c_index": {"value": 0.71, "low": 0.66, "high": 0.76}}
+    document["models"] = {"federated": {"overall": cell, "sites": {"basel": cell}, "subgroups": {}}}
+    (run / "metrics.json").write_text(json.dumps(document))
+    write_card(read_run_folder(run))
+    card = json.loads((run / "model_card.json").read_text())
+    assert card["performance"]["sites"]["basel"] == cell
+    assert "AUROC – (" not in (run / "model_card.md").read_text()
 
 
 class Finished:

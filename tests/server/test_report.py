@@ -231,6 +231,14 @@ def test_many_warnings_are_folded_below_the_first_ones(run):
     assert "Number 39." in page.text
 
 
+def test_page_says_that_counts_have_noise(run):
+    with (run / "study.toml").open("a") as file:
+        file.write("\n[evaluation.noise]\nepsilon = 1.0\n")
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "which allow for the noise that the hospitals added" in text
+    assert "within about 0.002 of the exact one" not in text
+
+
 def test_same_run_folder_gives_the_same_page(built, source):
     assert write_report(built).read_text(encoding="utf-8") == source
 

@@ -14,7 +14,7 @@ from federation.pages.elements import Table, Td
 from server.report.card.answers import ANSWERS, given_answers, known_answers, who_answers
 from server.report.card.change import Change, kept
 from server.report.card.questions import CHAI, TRIPOD_AI, Question
-from server.report.run_folder import ModelMetrics, RunFolder
+from server.report.run_folder import Cell, ModelMetrics, RunFolder
 from server.report.sections.comparators import comparators_table
 from server.report.sections.data import characteristics_table, patients_table
 from server.report.sections.decisions import decision_table, gap_table
@@ -26,6 +26,7 @@ from server.report.text import METRICS, metric_text, shown
 HERE = Path(__file__).parent
 SCHEMA = "wardround.model-card/1"
 NOT_GIVEN = "not given"
+_OTHER = "The figures of each outcome are in report.html, and in model_card.json as numbers.\n"
 
 
 def write_card(run: RunFolder) -> tuple[Path, Path]:
@@ -64,7 +65,7 @@ def card_document(run: RunFolder, given: dict[str, str], change: Change | None) 
         "study": run.metrics.study,
         "fingerprint": run.metrics.fingerprint,
         "chai": {part: [item(one) for one in asked] for part, asked in CHAI.items()},
-        "performance": _performance(run.model),
+        "performance": _performance(run),
         "tripod_ai": [item(one) for one in TRIPOD_AI],
         "change_control": None if change is None else change.model_dump(),
         "reproduce": {
@@ -96,7 +97,9 @@ def markdown(card: dict[str, Any], run: RunFolder) -> str:
     return environment.get_template("model_card.md.jinja").render(
         card=card,
         answers_file=ANSWERS,
-        performance="\n".join(_table(one) for one in tables if one.rows),
+        performance=_OTHER
+        if _other_task(model)
+        else "\n".join(_table(one) for one in tables if one.rows),
         data="\n".join(
             _table(t) for t in (characteristics_table(model), patients_table(run.sites))
         ),
@@ -126,18 +129,30 @@ def _answer(key: str, known: dict[str, str], given: dict[str, str]) -> dict[str,
     return {"key": key, "missing": f"{NOT_GIVEN}: to be filled by {who_answers(key)}"}
 
 
-def _performance(model: ModelMetrics) -> dict[str, Any]:
-    kept_keys = {"n", "positives", "suppressed", "excludes", "at_threshold", *METRICS}
+def _performance(run: RunFolder) -> dict[str, Any]:
+    """Overall, by hospital and by subgroup; of tasks that have other cells, those as they are."""
+    model, kept_keys = run.model, {"n", "positives", "suppressed", "excludes", "at_threshold"}
+    if _other_task(model):
+        told = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+        found = told["models"][run.main]
+        return {part: found[part] for part in ("overall", "sites", "subgroups")}
 
-    def cell(one: Any) -> dict[str, Any]:
-        found: dict[str, Any] = one.model_dump(include=kept_keys, exclude_defaults=True)
-        return found
+    def cell(one: Cell) -> dict[str, Any]:
+        shown: dict[str, Any] = one.model_dump(
+            include={*kept_keys, *METRICS}, exclude_defaults=True
+        )
+        return shown
 
     return {
         "overall": cell(model.overall),
         "sites": {name: cell(one) for name, one in sorted(model.sites.items())},
         "subgroups": {name: cell(one) for name, one in sorted(model.subgroups.items())},
     }
+
+
+def _other_task(model: ModelMetrics) -> bool:
+    """Whether the cells have no AUROC of their own: several outcomes, or times to one."""
+    return model.overall.auroc is None and not model.overall.suppressed
 
 
 def _changed_table(title: str, card: dict[str, Any], part: str) -> Table:

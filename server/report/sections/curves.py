@@ -41,6 +41,8 @@ GRID = tuple(step / 10 for step in range(1, 10))
 FEWEST_IN_GROUP = 20
 """Patients in a group of one hospital's calibration curve, at least."""
 
+_NO_SUMMARIES = "No score summaries are kept for this model."
+
 Summaries = Mapping[str, ScoreSummary]
 
 
@@ -66,7 +68,8 @@ def curves(run: RunFolder) -> Section:
             )
         )
     if not figures:
-        parts.append(Text("No score summaries are kept for this model.", note=True))
+        why = "No curve is drawn of counts with noise." if run.noised else _NO_SUMMARIES
+        parts.append(Text(why, note=True))
         return Section("curves", "Curves", parts)
     choices = sorted({*usable, *(s for s, cell in model.sites.items() if cell.net_benefit)})
     names = [figure.name for figure in figures]

@@ -11,9 +11,14 @@ from server.report.text import ALL, MODALITIES, listed, number, subgroup_name, w
 UNTOLD = "not told under differential privacy"
 
 
+_NOISED = "The counts of held-out patients have noise, so they are not exact and do not add up."
+
+
 def data(run: RunFolder) -> Section:
     """Characteristics of the held-out patients, and patients by split and modality."""
     parts: list[Part] = [characteristics_table(run.model)]
+    if run.noised:
+        parts.append(Text(_NOISED, note=True))
     if run.sites:
         parts.append(patients_table(run.sites))
     else:

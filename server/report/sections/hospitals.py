@@ -17,10 +17,20 @@ _HOW = (
 )
 
 
+_NOISED = (
+    "Values with 95% intervals below them, which allow for the noise that the hospitals added to "
+    "their counts: numbers of patients are not exact either, and may even be below 0."
+)
+
+
 def hospitals(run: RunFolder) -> Section:
     """AUROC with intervals as a figure, and every metric as a table."""
     model = run.model
-    return Section("hospitals", "Hospitals", [forest(model), sites_table(model), Text(_HOW, True)])
+    return Section(
+        "hospitals",
+        "Hospitals",
+        [forest(model), sites_table(model), Text(_NOISED if run.noised else _HOW, True)],
+    )
 
 
 def sites_table(model: ModelMetrics) -> Table:
