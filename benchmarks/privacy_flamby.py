@@ -257,7 +257,7 @@ def federated_average(
     """
     study, seed = task.study, task.study.study.seed
     model = build_model(study, task.vocabulary)
-    clipped = clipped_sum(model, patient_losses, study.privacy.max_grad_norm)
+    clipped = clipped_sum(model, patient_losses(study), study.privacy.max_grad_norm)
     weights = model.weights()
     everybody = sum(len(cohort.patients.splits["train"]) for cohort in cohorts.values())
     for round_ in range(1, study.training.rounds + 1):

@@ -200,7 +200,7 @@ class Triggered:
         for cohort in self._cohorts:
             rows = cohort.patients.splits["held_out"]
             negatives = rows[cohort.patients.labels[rows] == 0]
-            above.append(predict(model, cohort, negatives) > 0.5)
+            above.append(predict(model, cohort, negatives, task.study.task) > 0.5)
         return float(np.concatenate(above).mean())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clients.exclusion import excluded_patients
+from clients.label_values import NOT_ALLOWED, value_columns
 from clients.labels import labels_by_rule, labels_of_file
 from clients.linking.events import linked_events
 from clients.pseudonyms import pseudonyms, split_places
@@ -26,8 +27,9 @@ from clients.sources.subjects import SubjectIds
 from clients.timeline import Timeline, build_timeline
 from federation.arrival import places
 from federation.errors import UserError
-from federation.study import Split, SplitSection, TaskSection
+from federation.study import Split, SplitSection
 from federation.subgroups import UNKNOWN
+from federation.tasks import BinaryTask, SurvivalTask, Task
 from federation.vocabulary import AGE
 
 SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
@@ -51,7 +53,8 @@ class Patients:
     Attributes:
         subject_ids: (patients,) int64, each patient's pseudonym under the site's key, in the
             order of the identifiers; those are gone from here on, and neither leaves the site.
-        labels: (patients,) float32, 0 or 1.
+        labels: (patients,) float32, or (patients, columns), as the task has them
+            (``federation.tasks``).
         events: rows of (row, hours_before, code, numeric_value, text_value), oldest first within
             a patient, none later than the patient's prediction time; ``hours_before`` is NaN
             for static facts.
@@ -78,7 +81,7 @@ class Patients:
         return len(self.subject_ids)
 
 
-def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patients:
+def read_patients(site: Site, task: Task, split: SplitSection) -> Patients:
     """Read a site's patients for a task.
 
     Raises:
@@ -90,12 +93,15 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     subjects, told = SubjectIds(site.patient_key), Told()
     rule = site.settings.data.labels if site.labels is None else None
     if isinstance(rule, LabelRule):
+        _check_rule(rule, site, task)
         rows, without = labels_by_rule(rule, site_events(site, subjects, Told()))
         excluded.update(without)
     else:
         assert site.labels is not None
-        rows = labels_of_file(site.labels, subjects)
-    labels = _without_shared(_one_label_each(rows, excluded, notices), site, subjects, excluded)
+        rows = labels_of_file(site.labels, subjects, task)
+    values = value_columns(task)
+    single = _one_label_each(rows, values, excluded, notices)
+    labels = _without_shared(single, site, subjects, excluded)
     labelled = np.unique(rows["subject_id"].to_numpy())
     events = site_events(site, subjects, told)
     timeline = build_timeline(
@@ -127,7 +133,7 @@ def read_patients(site: Site, task: TaskSection, split: SplitSection) -> Patient
     splits = _split(labels, split, site, hashed)
     return Patients(
         subject_ids=hashed,
-        labels=labels["label"].to_numpy(np.float32),
+        labels=_of_shape(labels[list(values)].to_numpy(np.float32)),
         events=past,
         splits=splits,
         subgroups={name: _levels(name, past, labels) for name in site.settings.data.subgroups},
@@ -145,7 +151,27 @@ def _linked(
     yield from linked_events(site, subjects.of_text, labelled).to_batches()
 
 
-def _check_label(site: Site, task: TaskSection) -> None:
+def _of_shape(labels: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(labels[:, 0] if labels.shape[1] == 1 else labels)
+
+
+def _check_rule(rule: LabelRule, site: Site, task: Task) -> None:
+    expected = SurvivalTask if rule.time_to_event else BinaryTask
+    if isinstance(task, expected):
+        return
+    told = "times to an outcome" if rule.time_to_event else "yes-or-no outcomes"
+    remedy = "Give in data.labels a file of the labels."
+    if isinstance(task, SurvivalTask):
+        remedy = "Give time_to_event = true."
+    raise UserError(
+        site.file,
+        f'the rule makes {told}, and the study\'s task.kind is "{task.kind}"',
+        field="data.labels",
+        remedy=remedy,
+    )
+
+
+def _check_label(site: Site, task: Task) -> None:
     held = site.settings.data.label
     if held not in (None, task.label):
         raise UserError(
@@ -158,9 +184,16 @@ def _check_label(site: Site, task: TaskSection) -> None:
 
 
 def _one_label_each(
-    labels: pd.DataFrame, excluded: Counter[str], notices: Counter[str]
+    labels: pd.DataFrame,
+    values: Sequence[str],
+    excluded: Counter[str],
+    notices: Counter[str],
 ) -> pd.DataFrame:
-    """Keep one label per patient: the unit of everything is a person."""
+    """Keep one label per patient: the unit of everything is a person.
+
+    Of several findings one that is known is enough; a time without its end, or the other way
+    round, is none.
+    """
 
     def drop(bad: pd.Series, reason: str) -> None:
         nonlocal labels
@@ -170,8 +203,9 @@ def _one_label_each(
             excluded[reason] += len(gone)
             labels = kept
 
-    drop(labels["label"].isna(), "label is empty")
-    drop(~labels["label"].isin([0, 1]), "label outside the classes")
+    empty = labels[list(values)].isna()
+    drop(empty.any(axis=1) if "event" in values else empty.all(axis=1), "label is empty")
+    drop((labels[list(values)] == NOT_ALLOWED).any(axis=1), "label outside the classes")
     drop(labels["prediction_time"].isna(), "no prediction time")
     repeated = labels.duplicated()
     if repeated.any():

@@ -9,20 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.cohort import Patients
 from clients.inputs import inputs_by_window
 from clients.site import PolicySection
-from clients.training import positive_weight
+from clients.training import losses_of
 from clients.workbench import Cohort
 from federation.bodies import LARGEST_LOSS, EvaluateBody, Inputs, PairedBody
+from federation.metrics.outcomes import OutcomesSummary
 from federation.metrics.paired import auroc_correlation
+from federation.metrics.summaries import Summary
 from federation.metrics.summary import ScoreSummary, bins_of
-from federation.metrics.suppression import reason, withheld_cells
+from federation.metrics.suppression import reason, withheld_cells, withheld_outcomes
 from federation.models.build import FlatModel, Vector
 from federation.study import Split, Study
 from federation.subgroups import WHOLE_SITE, WINDOW, is_window
+from federation.tasks import MultilabelTask, Task
 from federation.vocabulary import Vocabulary
 from federation.windows import WindowsSection
 
@@ -76,13 +78,14 @@ def evaluate_locally(
         drift: what to tell by window of time; None for nothing.
     """
     rows = cohort.patients.splits[split]
-    scores, labels = predict(model, cohort, rows, line), cohort.patients.labels[rows]
+    scores = predict(model, cohort, rows, study.task, line)
+    labels = _told_labels(cohort.patients, rows, study.task, policy.minimum_cell)
     members = _members(cohort.patients, rows, study, split)
     if drift is not None:
         window = drift.windows.of(cohort.patients.times[rows])
         members |= {f"{WINDOW}={number}": window == number for number in np.unique(window)}
     withheld = withheld_cells(len(rows), _sizes(members), policy.minimum_cell)
-    cells = _cells(scores, labels, members, withheld, policy)
+    cells = _cells(study.task, scores, labels, members, withheld, policy)
     inputs: Inputs = {}
     if drift is not None:
         told = {name: inside for name, inside in members.items() if name in cells}
@@ -93,9 +96,9 @@ def evaluate_locally(
     if reference is None or not cells:
         return EvaluateBody(cells=cells, withheld=withheld, inputs=inputs)
     model.load(reference)
-    second = predict(model, cohort, rows)
+    second = predict(model, cohort, rows, study.task)
     paired = PairedBody(
-        reference=_summary(second, labels, policy).to_json(),
+        reference=_as_allowed(study.task.summarise(second, labels), policy).to_json(),
         correlation=auroc_correlation(
             _bins(scores, labels, policy), _bins(second, labels, policy), labels
         ),
@@ -132,7 +135,7 @@ def evaluate_existing_score(
         missing = [count - sizes[attribute].get(level, 0) for level, count in levels.items()]
         if any(0 < count < minimum for count in missing):
             withheld |= {f"{attribute}={level}": reason(minimum) for level in sizes[attribute]}
-    cells = _cells(scores[rows], patients.labels[rows], members, withheld, policy)
+    cells = _cells(study.task, scores[rows], patients.labels[rows], members, withheld, policy)
     return EvaluateBody(cells=cells, withheld=withheld)
 
 
@@ -173,6 +176,7 @@ def _sizes(members: dict[str, NDArray[np.bool_]]) -> dict[str, dict[str, int]]:
 
 
 def _cells(
+    task: Task,
     scores: NDArray[np.float64],
     labels: NDArray[np.float32],
     members: dict[str, NDArray[np.bool_]],
@@ -182,17 +186,63 @@ def _cells(
     """The summaries of the cells that may leave."""
     if WHOLE_SITE in withheld:
         return {}
-    return {
-        name: _summary(scores[inside], labels[inside], policy).to_json()
-        for name, inside in members.items()
-        if name not in withheld
+    unknown = _outcomes_withheld(task, labels, members, withheld, policy.minimum_cell)
+    cells = {}
+    for name, inside in members.items():
+        if name in withheld:
+            continue
+        summary = task.summarise(scores[inside], labels[inside])
+        if isinstance(summary, OutcomesSummary):
+            summary = summary.without(unknown.get(name, {}))
+            summary = summary if name == WHOLE_SITE else summary.of_subgroup()
+        cells[name] = _as_allowed(summary, policy).to_json()
+    return cells
+
+
+def _told_labels(
+    patients: Patients, rows: NDArray[np.int64], task: Task, minimum_cell: int
+) -> NDArray[np.float32]:
+    """Labels of some rows, as the evaluation counts them.
+
+    Beside a finding that is known of all, one that is not known of a few would tell how few. So
+    further patients, always the same ones, are left out of that finding until ``minimum_cell``
+    are.
+    """
+    labels = patients.labels[rows]
+    if not isinstance(task, MultilabelTask):
+        return labels
+    labels = labels.copy()
+    order = np.argsort(patients.subject_ids[rows], kind="stable")
+    for column in labels.T:
+        unknown = int(np.isnan(column).sum())
+        if 0 < unknown < minimum_cell:
+            known = order[~np.isnan(column[order])]
+            column[known[: minimum_cell - unknown]] = np.nan
+    return labels
+
+
+def _outcomes_withheld(
+    task: Task,
+    labels: NDArray[np.float32],
+    members: dict[str, NDArray[np.bool_]],
+    withheld: Mapping[str, str],
+    minimum_cell: int,
+) -> dict[str, dict[str, str]]:
+    """Which findings do not leave, by cell, because not all patients have a label of them."""
+    if not isinstance(task, MultilabelTask):
+        return {}
+    known = ~np.isnan(labels)
+    by_finding = {
+        finding: _sizes({name: inside & known[:, k] for name, inside in members.items()})
+        for k, finding in enumerate(task.labels)
     }
+    of_all = {finding: int(known[:, k].sum()) for k, finding in enumerate(task.labels)}
+    sizes = _sizes(members)
+    return withheld_outcomes(len(labels), sizes, by_finding, of_all, withheld, minimum_cell)
 
 
-def _summary(
-    scores: NDArray[np.float64], labels: NDArray[np.float32], policy: PolicySection
-) -> ScoreSummary:
-    summary = ScoreSummary.from_scores(scores, labels)
+def _as_allowed(summary: Summary, policy: PolicySection) -> Summary:
+    """The summary as the site's policy lets it leave."""
     return summary.merged(policy.minimum_cell) if policy.score_bins == "merged" else summary
 
 
@@ -207,16 +257,20 @@ def _bins(
 
 
 def predict(
-    model: FlatModel, cohort: Cohort, rows: NDArray[np.int64], line: Line = UNCHANGED
+    model: FlatModel,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    task: Task,
+    line: Line = UNCHANGED,
 ) -> NDArray[np.float64]:
-    """Return predicted risks in [0, 1], (rows,) float64."""
+    """Return predicted risks in [0, 1], as the task has them: (rows,) or (rows, scores) float64."""
     found = logits(model, cohort, rows) * line.slope + line.intercept
-    scores: NDArray[np.float64] = torch.sigmoid(found).numpy()
+    scores: NDArray[np.float64] = task.scores(found).numpy()
     return scores
 
 
 def logits(model: FlatModel, cohort: Cohort, rows: NDArray[np.int64]) -> Tensor:
-    """Return what the model makes of some patients, (rows,) float64."""
+    """Return what the model makes of some patients, (rows,) or (rows, outputs) float64."""
     model.module.eval()
     with torch.no_grad():
         found = [
@@ -231,10 +285,8 @@ def mean_loss(model: FlatModel, weights: Vector, cohort: Cohort, study: Study) -
     rows = cohort.patients.splits["train"]
     labels = cohort.labels[torch.from_numpy(rows)]
     model.load(weights)
-    found = binary_cross_entropy_with_logits(
-        logits(model, cohort, rows), labels.double(), pos_weight=positive_weight(labels, study)
-    )
-    return min(float(found), LARGEST_LOSS)
+    losses = losses_of(study, labels)(logits(model, cohort, rows), labels.double())
+    return min(float(losses.mean()), LARGEST_LOSS)
 
 
 def fitted_line(model: FlatModel, cohort: Cohort) -> Line:

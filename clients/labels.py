@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,61 +13,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clients.sources.columns import Layout, no_nulls, read_rows
-from clients.sources.meds import LABEL_VALUES, read_labels
-from clients.sources.parsing import read_times, read_words
-from clients.sources.settings import NO_VALUE, LabelRule
+from clients.label_values import labels_with_values
+from clients.sources.meds import read_labels
+from clients.sources.settings import LabelRule
 from clients.sources.subjects import SubjectIds
-from federation.errors import UserError
+from federation.tasks import BinaryTask, Task
 
 HOUR = 3_600_000_000
 NO_INDEX = "no index event"
 TOO_EARLY = "stay or outcome ended before the prediction time"
-TRUTH = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
+HOURS_OF_A_DAY = 24
 
 
-def labels_of_file(file: Path, subjects: SubjectIds) -> pd.DataFrame:
+def labels_of_file(file: Path, subjects: SubjectIds, task: Task) -> pd.DataFrame:
     """Read a labels file: the MEDS label schema, as parquet or CSV; subjects may be text.
 
     Returns:
-        As `clients.sources.meds.read_labels`.
+        As `clients.label_values.labels_with_values`.
 
     Raises:
         UserError: if the file is unreadable or lacks the columns.
     """
-    if file.suffix == ".parquet":
+    if file.suffix == ".parquet" and isinstance(task, BinaryTask):
         return read_labels(file, subjects)
-    frames = []
-    for rows in read_rows(file, ["subject_id", "prediction_time"], Layout(), tuple(LABEL_VALUES)):
-        names = read_words(rows.columns["subject_id"], ("",))
-        no_nulls(type(rows)(file, rows.first, {"subject_id": names}), "subject_id", "patient")
-        times = read_times(rows.columns["prediction_time"], NO_VALUE)
-        if times.bad.any():
-            place = int(np.flatnonzero(times.bad)[0])
-            raise rows.error("prediction_time", place, "expected a time without a zone")
-        values = [_truth(rows.columns[name]) for name in LABEL_VALUES]
-        first, second = values
-        frames.append(
-            pd.DataFrame(
-                {
-                    "subject_id": subjects.of(names).to_numpy(),
-                    "prediction_time": times.array().to_pandas(),
-                    "label": np.where(np.isnan(first), second, first),
-                    "contradictory": (first != second) & ~np.isnan(first) & ~np.isnan(second),
-                }
-            )
-        )
-    if not frames:
-        raise UserError(file, "holds no label")
-    return pd.concat(frames, ignore_index=True)
-
-
-def _truth(column: pa.Array) -> NDArray[np.float64]:
-    """Return 0, 1, NaN where there is none, and 2 for what is neither true nor false."""
-    words = pc.utf8_lower(read_words(column, NO_VALUE))
-    place = pc.index_in(words, value_set=pa.array(list(TRUTH))).fill_null(-1).to_numpy()
-    known = np.array([*TRUTH.values(), 2.0])[place]
-    return np.where(pc.is_valid(words).to_numpy(zero_copy_only=False), known, np.nan)
+    return labels_with_values(file, subjects, task)
 
 
 def labels_by_rule(
@@ -77,72 +47,88 @@ def labels_by_rule(
     Such an index event has neither its outcome nor the end of its stay up to the prediction time.
     The label is 1 if an outcome follows the prediction time within the horizon and until the stay
     ends. Where only ``until`` bounds the time, a stay without an end and without an outcome is not
-    over yet, and tells nothing.
+    over yet, and tells nothing. With ``time_to_event`` the label is the days from the prediction
+    time to the outcome, or else to the horizon, the stay's end or the patient's last event.
 
     Args:
         rule: ``[data.labels]`` of the site file.
         batches: the site's events.
 
     Returns:
-        Labels as `labels_of_file` does, and the patients without one, by reason.
+        Labels as `labels_of_file` does, of the kind of task that the rule is for, and the patients
+        without one, by reason.
     """
-    marks = _marks(rule, batches)
-    found: list[tuple[int, int, float]] = []
+    columns = ("days", "event") if rule.time_to_event else ("label",)
+    found: list[tuple[int, int, tuple[float, ...]]] = []
     excluded: Counter[str] = Counter()
-    for subject, index, outcome, end in marks:
-        if not len(index):
+    for subject, marks in _marks(rule, batches):
+        if not len(marks.starts):
             excluded[NO_INDEX] += 1
             continue
-        label = _first_label(rule, index, outcome, end)
+        label = _first_label(rule, marks)
         if label is None:
             excluded[TOO_EARLY] += 1
         else:
             found.append((subject, *label))
-    subjects, times, labels = zip(*found, strict=True) if found else ((), (), ())
+    values = np.array([label for *_, label in found], np.float64).reshape(-1, len(columns))
     table = pd.DataFrame(
         {
-            "subject_id": np.array(subjects, np.int64),
-            "prediction_time": np.array(times, np.int64).astype("datetime64[us]"),
-            "label": np.array(labels, np.float64),
+            "subject_id": np.array([subject for subject, *_ in found], np.int64),
+            "prediction_time": np.array([time for _, time, _ in found], np.int64).astype(
+                "datetime64[us]"
+            ),
+            **dict(zip(columns, values.T, strict=True)),
             "contradictory": np.zeros(len(found), bool),
         }
     )
     return table, excluded
 
 
-def _first_label(
-    rule: LabelRule, index: NDArray[np.int64], outcome: NDArray[np.int64], end: NDArray[np.int64]
-) -> tuple[int, float] | None:
-    """Return prediction time and label; the arguments are ascending times of one patient."""
-    for start in index:
+class Marks(NamedTuple):
+    """Ascending times of one patient's index events, outcomes and ends; and of the last event."""
+
+    starts: NDArray[np.int64]
+    outcome: NDArray[np.int64]
+    end: NDArray[np.int64]
+    last: int
+
+
+def _first_label(rule: LabelRule, marks: Marks) -> tuple[int, tuple[float, ...]] | None:
+    """Return prediction time and label, or days and event, of the first index that has them."""
+    for start in marks.starts:
         predicted = int(start + round(rule.predict_after_hours * HOUR))
-        last = _LATEST
+        last = marks.last if rule.time_to_event else _LATEST
         if rule.horizon_hours is not None:
-            last = int(start + round(rule.horizon_hours * HOUR))
-        ended = end[np.searchsorted(end, start, side="right") :]
+            last = min(last, int(start + round(rule.horizon_hours * HOUR)))
+        ended = marks.end[np.searchsorted(marks.end, start, side="right") :]
         if len(ended):
             last = min(last, int(ended[0]))
-        follows = outcome[np.searchsorted(outcome, start, side="left") :]
+        follows = marks.outcome[np.searchsorted(marks.outcome, start, side="left") :]
         if last <= predicted or (len(follows) and follows[0] <= predicted):
             continue
-        if len(follows) and follows[0] <= last:
-            return predicted, 1.0
+        happens = bool(len(follows)) and follows[0] <= last
+        if rule.time_to_event:
+            until = int(follows[0]) if happens else last
+            return predicted, ((until - predicted) / (HOURS_OF_A_DAY * HOUR), float(happens))
+        if happens:
+            return predicted, (1.0,)
         if last != _LATEST:
-            return predicted, 0.0
+            return predicted, (0.0,)
     return None
 
 
 _LATEST = np.iinfo(np.int64).max
 
 
-def _marks(
-    rule: LabelRule, batches: Iterable[pa.RecordBatch]
-) -> Iterable[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield each subject with the ascending times of its index events, outcomes and ends."""
+def _marks(rule: LabelRule, batches: Iterable[pa.RecordBatch]) -> Iterable[tuple[int, Marks]]:
+    """Yield each subject with what the rule looks at."""
     everyone: set[int] = set()
+    latest: Counter[int] = Counter()
     parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]] = []
     for batch in batches:
         everyone.update(pc.unique(batch["subject_id"]).to_pylist())
+        if rule.time_to_event:
+            latest |= _last_times(batch)
         coded = batch["code"].dictionary_encode()
         kinds = np.array([_kinds(rule, code) for code in coded.dictionary.to_pylist()], np.int8)
         if not kinds.any():
@@ -160,9 +146,21 @@ def _marks(
     for subject, at, kind in zip(
         named.tolist(), np.split(times, starts[1:]), np.split(kinds, starts[1:]), strict=False
     ):
-        yield subject, at[kind & 1 > 0], at[kind & 2 > 0], at[kind & 4 > 0]
+        yield (
+            subject,
+            Marks(at[kind & 1 > 0], at[kind & 2 > 0], at[kind & 4 > 0], latest[subject]),
+        )
     for subject in everyone - set(named.tolist()):
-        yield subject, nothing, nothing, nothing
+        yield subject, Marks(nothing, nothing, nothing, 0)
+
+
+def _last_times(batch: pa.RecordBatch) -> Counter[int]:
+    """Return the time of each subject's last event, in microseconds since 1970."""
+    table = pa.table({"subject": batch["subject_id"], "time": batch["time"].cast(pa.int64())})
+    last = table.drop_null().group_by("subject").aggregate([("time", "max")])
+    return Counter(
+        dict(zip(last["subject"].to_pylist(), last["time_max"].to_pylist(), strict=True))
+    )
 
 
 def _kinds(rule: LabelRule, code: str) -> int:

@@ -87,7 +87,8 @@ def monitored(
         )
     model = workbench.model(study, vocabulary, choose_device(site))
     model.load(weights)
-    scores, labels = predict(model, cohort, rows), cohort.patients.labels[rows]
+    scores = predict(model, cohort, rows, study.task)
+    labels = cohort.patients.labels[rows]
     window = np.ones(len(rows), np.int64)
     if period.windows > 1:
         window = WindowsSection(number=period.windows).of(cohort.patients.times[rows])

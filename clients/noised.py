@@ -68,7 +68,8 @@ def evaluate_with_noise(
     except UnfitTerms as error:
         logger.error("%s", error)
         raise TakesNoPart("the study's privacy terms do not fit the site") from None
-    scores, labels = predict(model, cohort, rows), cohort.patients.labels[rows]
+    scores = predict(model, cohort, rows, study.task)
+    labels = cohort.patients.labels[rows]
     members = {WHOLE_SITE: np.ones(len(rows), bool)}
     for attribute in attributes:
         levels = cohort.patients.subgroups[attribute][rows]

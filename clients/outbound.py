@@ -27,6 +27,7 @@ from federation.bodies import (
 from federation.errors import BudgetSpent, Refused, UserError
 from federation.messages import Reply
 from federation.metrics.paired import STEPS
+from federation.metrics.summaries import read_summary
 from federation.metrics.summary import ScoreSummary
 from federation.study import Study
 from federation.subgroups import WHOLE_SITE, is_window
@@ -35,7 +36,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("wardround.site")
 
-CELL_KEYS = ScoreSummary.empty().to_json().keys()
 CODE = re.compile(r"[\w.%+\-/:()\[\]^*# ]{1,120}", re.ASCII)
 
 
@@ -84,6 +84,8 @@ def released(reply: Reply, policy: PolicySection, study: Study) -> Reply:
         _check_windows(reply.body, study)
         if (reply.body.noise is None) != (study.evaluation.noise is None):
             raise GateClosed("an evaluation with or without noise, as the study does not ask")
+        if reply.body.noise is None:  # with noise, all are of one yes-or-no outcome
+            _check_kind(reply.body, study)
     if reply.update is not None:
         return dataclasses.replace(reply, compression=study.strategy.compression)
     return reply
@@ -158,15 +160,21 @@ def _check_counts(counts: Iterable[SmallCount], policy: PolicySection) -> None:
 
 
 def _check_cell(cell: Mapping[str, Any], policy: PolicySection) -> None:
-    if cell.keys() != CELL_KEYS:
+    summary = read_summary(cell)
+    if cell != summary.to_json():
         raise GateClosed("a cell holds more than a summary")
-    summary = ScoreSummary.from_json(cell)
-    if summary.n < policy.minimum_cell:
-        raise GateClosed("a cell is smaller than the site's minimum")
-    if policy.score_bins == "merged":
-        occupied = summary.counts.sum(axis=0)
-        if 0 < occupied[occupied > 0].min() < policy.minimum_cell:
-            raise GateClosed("an occupied bin is smaller than the site's minimum")
+    if problem := summary.too_small(policy.minimum_cell, policy.score_bins == "merged"):
+        raise GateClosed(problem)
+
+
+def _check_kind(body: EvaluateBody, study: Study) -> None:
+    """Refuse summaries of another kind than the study's task has, or of outcomes it does not name.
+
+    A score that the site holds already is of a yes-or-no outcome, as the study that names it.
+    """
+    for summary in body.summaries().values():
+        if not study.task.explains(summary):
+            raise GateClosed("a summary of another task than the study's")
 
 
 def _check_paired(body: EvaluateBody, policy: PolicySection) -> None:
@@ -174,6 +182,8 @@ def _check_paired(body: EvaluateBody, policy: PolicySection) -> None:
         return
     _check_cell(body.paired.reference, policy)
     first, second = body.summaries()[WHOLE_SITE], body.paired.summary()
+    if not isinstance(first, ScoreSummary):
+        raise GateClosed("models are compared on a yes-or-no outcome alone")
     if (first.n, first.positives) != (second.n, second.positives):
         raise GateClosed("two models are compared on other patients")
     told = (body.paired.correlation or 0.0) * STEPS

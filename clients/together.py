@@ -29,9 +29,8 @@ from clients.side_by_side import (
     sample_masks,
 )
 from clients.steering import Steering
-from clients.training import make_optimizer, positive_weight, shorten, train_alone
+from clients.training import make_optimizer, shorten, train_alone
 from clients.workbench import Workbench
-from federation.models.losses import patient_losses
 from federation.models.stacked import MOST_AT_ONCE, StackedModel
 from federation.privacy.book_keeping import BookKeeping
 from federation.privacy.engine import poisson_sample
@@ -181,7 +180,9 @@ def privately_together(fits: Sequence[PrivateFit], stacked: StackedModel) -> lis
     assert gradient is not None
     norm, dropout = study.privacy.max_grad_norm, study.fusion.modality_dropout
     size = _sample_size(fits[0])
-    clipped = BookKeeping(stacked, _weighted_losses, norm, stacked_rule_for)
+    weight = study.task.weights(fits[0].cohort.labels[:0], study.training.loss)
+    losses = partial(_weighted_losses, weight)
+    clipped = BookKeeping(stacked, losses, norm, stacked_rule_for)
     sources, ends = [fit.randomness() for fit in fits], [fit.segment.steps for fit in fits]
     rates = [fit.segment.sampling_rate for fit in fits]
     deviations = [fit.segment.noise_multiplier * norm for fit in fits]
@@ -243,9 +244,10 @@ def _plain_step(section: OptimizerSection) -> float | None:
 
 def _positive_weights(fits: Sequence[PlainFit]) -> Tensor | None:
     """Return what a positive patient weighs at each site; None if as much as a negative one."""
-    if fits[0].study.training.loss.class_weight == "none":
+    section = fits[0].study.training.loss
+    if section.class_weight == "none":
         return None
-    found = [positive_weight(fit.cohort.labels[fit.rows], fit.study) for fit in fits]
+    found = [fit.study.task.weights(fit.cohort.labels[fit.rows], section) for fit in fits]
     weights = [torch.ones(()) if weight is None else weight for weight in found]
     return torch.stack(weights).to(fits[0].model.device)
 
@@ -266,9 +268,11 @@ class _Results:
                 self.weights[copy] = weights
 
 
-def _weighted_losses(logits: Tensor, told: Tensor) -> Tensor:
+def _weighted_losses(positive: Tensor | None, logits: Tensor, told: Tensor) -> Tensor:
     """Losses of labels and whether a row is a patient, (rows, 2); 0 where it is none."""
-    found = patient_losses(_filled(logits), _filled(told[:, 0]))
+    found = binary_cross_entropy_with_logits(
+        _filled(logits), _filled(told[:, 0]), reduction="none", pos_weight=positive
+    )
     return found[: len(logits)] * told[:, 1]
 
 

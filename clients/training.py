@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.augmentation import Draws, augmented, step_number
 from clients.fits import Fit, Fitted, PlainFit, PrivateFit
@@ -49,7 +48,7 @@ def _plain(fit: PlainFit) -> Iterator[float]:
     model, cohort, study = fit.model, fit.cohort, fit.study
     generator, gradient = fit.generator(), model.vector.grad
     assert gradient is not None
-    weight = positive_weight(cohort.labels[fit.rows], study)
+    losses = losses_of(study, cohort.labels[fit.rows])
 
     def uniform(size: int) -> Tensor:
         return torch.rand(size, generator=generator)
@@ -63,8 +62,7 @@ def _plain(fit: PlainFit) -> Iterator[float]:
             present = drop_modalities(present, study.fusion.modality_dropout, uniform)
         with _precision(fit):
             logits = model.module(values, present)
-        logits = logits.float()
-        loss = binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
+        loss = losses(logits.float(), labels).mean()
         gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
         shorten([gradient], fit.training.max_grad_norm)
@@ -193,10 +191,13 @@ def make_optimizer(
     return kind([vector], lr=section.lr, weight_decay=section.weight_decay)
 
 
-def positive_weight(labels: Tensor, study: Study) -> Tensor | None:
-    """Weight of a positive patient so that both classes weigh alike; None where none is due."""
-    if study.training.loss.class_weight == "none":
-        return None
-    positives = float(labels.sum())
-    negatives = len(labels) - positives
-    return torch.tensor(negatives / positives) if positives and negatives else None
+def losses_of(study: Study, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the study's loss at a site: logits and labels -> losses, (patients,).
+
+    Args:
+        study: the resolved study.
+        labels: of the site's training patients, by which classes are balanced where asked.
+    """
+    task, section = study.task, study.training.loss
+    weights = task.weights(labels, section)
+    return lambda logits, labels: task.losses(logits, labels, section, weights)

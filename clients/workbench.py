@@ -31,6 +31,7 @@ from federation.privacy.clipping import ClippedSum, clipped_sum
 from federation.privacy.layers import UnfitForPrivacy, check_forward, check_loss
 from federation.privacy.noise import OperatingSystem, Randomness
 from federation.study import Study
+from federation.tasks import Task
 from federation.vocabulary import Vocabulary, agreed_vocabulary
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Cohort:
     Attributes:
         patients: rows, labels, splits, subgroups.
         modalities: the tensor of each modality of the study.
-        labels: (patients,) float32.
+        labels: (patients,) or (patients, columns) float32, as the task has them.
     """
 
     patients: Patients
@@ -177,9 +178,8 @@ class Workbench:
     def stacks(self, model: FlatModel, study: Study) -> bool:
         """Whether a study's model is trained in one pass with those of other sites."""
         key = ("stacks", study.fingerprint, id(model))
-        batch_size = study.training.batch_size
-        apart = study.modalities.augmented or study.training.precision != "float32"
-        return self.together and not apart and self._once(key, lambda: can_stack(model, batch_size))
+        batch_size, plain = study.training.batch_size, stackable(study)
+        return self.together and plain and self._once(key, lambda: can_stack(model, batch_size))
 
     def stacked(self, model: FlatModel, copies: int) -> StackedModel:
         """Return copies of a model of this workbench, to train them in one pass."""
@@ -193,20 +193,21 @@ class Workbench:
         Raises:
             UserError: naming the layer that does not.
         """
-        privacy = study.privacy
+        privacy, task = study.privacy, study.task
+        losses = patient_losses(study)
 
         def make() -> ClippedSum:
             try:
-                check_loss(patient_losses)
+                check_loss(losses, *_probe_losses(task))
                 norm, mode = privacy.max_grad_norm, privacy.clipped_sum
-                clipped = clipped_sum(model, patient_losses, norm, mode)
+                clipped = clipped_sum(model, losses, norm, mode)
                 values, present = probe_inputs(study, vocabulary)
                 on = {name: value.to(model.device) for name, value in values.items()}
                 masks = {name: mask.to(model.device) for name, mask in present.items()}
                 check_forward(model.module, on, masks)
             except (UnfitForPrivacy, ValueError) as error:
                 raise UserError("the study's model", str(error), field="modalities") from None
-            _try_out(clipped, model, (on, masks), privacy.clipped_sum)
+            _try_out(clipped, model, (on, masks), task, privacy.clipped_sum)
             return clipped
 
         return self._once(("clipped", study.fingerprint, id(model)), make)
@@ -289,8 +290,18 @@ class Workbench:
         return cast(T, self._kept[key])
 
 
+def _probe_losses(task: Task) -> tuple[Tensor, Tensor]:
+    """Made-up logits and labels of five patients, to try a loss with."""
+    shape = (5,) if task.outputs == 1 else (5, task.outputs)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)), task.probe_labels(5)
+
+
 def _try_out(
-    clipped: ClippedSum, model: FlatModel, inputs: tuple[dict[str, Tensor], ...], mode: str
+    clipped: ClippedSum,
+    model: FlatModel,
+    inputs: tuple[dict[str, Tensor], ...],
+    task: Task,
+    mode: str,
 ) -> None:
     """Add up made-up patients once, so that a mode that cannot is known before a round is paid."""
     gradient = model.vector.grad
@@ -299,9 +310,8 @@ def _try_out(
     training = model.module.training
     try:
         model.module.train()
-        clipped.add(
-            values, present, torch.zeros(len(next(iter(present.values()))), device=model.device)
-        )
+        labels = task.probe_labels(len(next(iter(present.values()))))
+        clipped.add(values, present, labels.to(model.device))
     except Exception as error:
         raise UserError(
             "the study",
@@ -339,6 +349,13 @@ def choose_device(site: Site) -> torch.device:
             remedy='Give "auto" or "cpu", or install a driver and PyTorch that see the GPU.',
         )
     return device
+
+
+def stackable(study: Study) -> bool:
+    """Whether a study allows to train several sites in one pass: one logit, nothing drawn."""
+    plain = study.task.kind == "binary" and study.training.loss.weighted_only
+    apart = study.modalities.augmented or study.training.precision != "float32"
+    return plain and not apart
 
 
 def pool(cohorts: Sequence[Cohort]) -> Cohort:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from federation.metrics.noised import NoisedSummary
+from federation.metrics.summaries import Summary, read_summary
 from federation.metrics.summary import ScoreSummary
 from federation.modalities import Modality
 from federation.study import Split
@@ -236,13 +237,13 @@ class EvaluateBody(Section):
             raise ValueError("inputs of a window that was not sent")
         return self
 
-    def summaries(self) -> dict[str, ScoreSummary]:
-        """Return the cells' summaries.
+    def summaries(self) -> dict[str, Summary]:
+        """Return the cells' summaries, of the kind of the task.
 
         Raises:
             ValueError: if one cannot belong to any patients, or a subgroup to this site.
         """
-        read = {name: ScoreSummary.from_json(cell) for name, cell in self.cells.items()}
+        read = {name: read_summary(cell) for name, cell in self.cells.items()}
         if read and any(cell.n > read[WHOLE_SITE].n for cell in read.values()):
             raise ValueError("a subgroup is larger than its site")
         for name, inputs in self.inputs.items():

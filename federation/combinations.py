@@ -10,9 +10,13 @@ from federation.metrics.noised import COARSE_THRESHOLDS
 if TYPE_CHECKING:
     from federation.study import Study
 
+FLIPPING = ("label_flip", "backdoor")
+"""Attacks that change labels."""
+
 
 def conflicts(study: Study) -> Iterator[str]:
     """Yield each conflict, with what to do about it."""
+    yield from _with_the_task(study)
     yield from _with_the_strategy(study)
     yield from _with_compression(study)
     yield from _with_sampling(study)
@@ -24,6 +28,66 @@ def conflicts(study: Study) -> Iterator[str]:
         yield from _with_central_noise(study)
     if study.privacy.mechanism == "dp_sgd":
         yield from _with_noise_at_the_sites(study)
+
+
+def _with_the_task(study: Study) -> Iterator[str]:
+    task, loss = study.task, study.training.loss
+    if not isinstance(loss.class_weight, str):
+        for name in sorted(set(loss.class_weight) - set(task.weighs)):
+            known = ", ".join(task.weighs) or "none"
+            yield (
+                f'training.loss.class_weight weighs "{name}", which task.kind = "{task.kind}" does '
+                f"not have; it has: {known}"
+            )
+    if not task.weighs and not loss.plain:
+        yield (
+            f'training.loss is of outcomes that happen or not; task.kind = "{task.kind}" has its '
+            "own likelihood: leave training.loss away"
+        )
+    if study.selection.measures and study.selection.metric not in task.metrics:
+        yield (
+            f'selection.metric = "{study.selection.metric}" is not measured of task.kind = '
+            f'"{task.kind}": give one of {", ".join(task.metrics)}'
+        )
+    if task.kind == "binary":
+        return
+    if study.evaluation.existing_score is not None:
+        yield (
+            "evaluation.existing_score is the risk of one yes-or-no outcome, and task.kind is "
+            f'"{task.kind}": leave it away'
+        )
+    if study.evaluation.noise is not None:
+        yield (
+            "evaluation.noise is for counts of one yes-or-no outcome, and task.kind is "
+            f'"{task.kind}": leave it away'
+        )
+    if study.evaluation.predecessor is not None:
+        yield (
+            "evaluation.predecessor compares AUROCs of one yes-or-no outcome, and task.kind is "
+            f'"{task.kind}": leave it away'
+        )
+    if study.evaluation.windows is not None:
+        yield (
+            "evaluation.windows looks for drift of one yes-or-no outcome, and task.kind is "
+            f'"{task.kind}": leave it away'
+        )
+    if study.personalisation.calibration != "none":
+        yield (
+            "personalisation.calibration is a line through one logit, and task.kind is "
+            f'"{task.kind}": leave it away'
+        )
+    screening = study.strategy.screening
+    if "brier" not in task.metrics and screening is not None and screening.judge is not None:
+        yield (
+            "strategy.screening.judge goes by the Brier score, which is not measured of task.kind "
+            f'= "{task.kind}": give norm_ratio or least_cosine'
+        )
+    faults = None if study.simulation is None else study.simulation.faults
+    if faults is not None and any(one.attack in FLIPPING for one in faults.hostile):
+        yield (
+            "simulation.faults: attacks on labels are made for yes-or-no labels, and task.kind is "
+            f'"{task.kind}": take sign_flip or scaled_update'
+        )
 
 
 def _with_the_strategy(study: Study) -> Iterator[str]:
@@ -225,7 +289,14 @@ def _with_noise_at_the_sites(study: Study) -> Iterator[str]:
     if study.training.loss.class_weight == "balanced":
         yield (
             'training.loss.class_weight = "balanced" follows from the labels of all training '
-            'patients, which privacy.mechanism = "dp_sgd" does not cover. Use "none"'
+            'patients, which privacy.mechanism = "dp_sgd" does not cover. Use "none", or weights '
+            "that the study gives"
+        )
+    if not study.task.separable:
+        yield (
+            'task.model = "cox" compares each patient with all who were at risk, so that a clipped '
+            'gradient would be no patient\'s own, which privacy.mechanism = "dp_sgd" needs. Use '
+            '"discrete"'
         )
     if study.training.sampling == "balanced":
         yield (

@@ -26,6 +26,7 @@ from federation.modalities import ModalitiesSection, Modality
 from federation.models.registry import FUSIONS
 from federation.strategies import StrategySection
 from federation.strategies.averaging import FedAvg
+from federation.tasks import TaskSection
 from federation.training import PersonalisationSection, SelectionSection, TrainingSection
 from federation.validation import Section, read_toml, validate
 from federation.windows import WindowsSection
@@ -45,18 +46,6 @@ class StudySection(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     seed: int = Field(default=42, ge=0, lt=2**63)
     intended_use: str = ""
-
-
-class TaskSection(Section):
-    """What is predicted."""
-
-    kind: Literal["binary"] = "binary"
-    label: str = Field(min_length=1)
-
-    @property
-    def outputs(self) -> int:
-        """How many numbers the model gives for a patient."""
-        return 1
 
 
 class Fractions(Section):
@@ -242,7 +231,8 @@ class Study(Section):
     @property
     def compares(self) -> bool:
         """Whether sites score the federated model and another on the same patients."""
-        return "local" in self.evaluation.baselines or self.evaluation.predecessor is not None
+        asked = "local" in self.evaluation.baselines or self.evaluation.predecessor is not None
+        return asked and self.task.kind == "binary"
 
     def succeeding(self, predecessor: str) -> Study:
         """Return the same study, compared with the earlier model of a digest."""

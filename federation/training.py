@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -83,11 +83,42 @@ class OptimizerSection(Section):
         return self.model_copy(update={"lr": self.lr * factor, "schedule": ScheduleSection()})
 
 
-class LossSection(Section):
-    """``balanced`` weighs the two classes of a site's training patients alike."""
+Weight = Annotated[float, Field(gt=0, le=1e4)]
 
-    name: Literal["bce"] = "bce"
-    class_weight: Literal["none", "balanced"] = "none"
+
+class LossSection(Section):
+    """What training minimises, patient by patient.
+
+    ``focal`` weighs patients down who are predicted well already, the more the larger ``gamma``.
+    ``class_weight``: ``balanced`` weighs the classes of a site's training patients alike; weights
+    by name are the study's own. ``smoothing`` moves each label so far towards not knowing it.
+    """
+
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    gamma: float | None = Field(default=None, gt=0, le=10)
+    class_weight: Literal["none", "balanced"] | dict[str, Weight] = "none"
+    smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _gamma_is_for_focal(self) -> LossSection:
+        if self.gamma is not None and self.name != "focal":
+            raise ValueError('gamma is an option of name = "focal"')
+        return self
+
+    @property
+    def focus(self) -> float:
+        """The exponent of the focal loss."""
+        return 2.0 if self.gamma is None else self.gamma
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the task's own likelihood, and nothing else."""
+        return self.weighted_only and self.class_weight == "none"
+
+    @property
+    def weighted_only(self) -> bool:
+        """Whether it is the task's own likelihood, its outcomes weighed at most."""
+        return self.name == "cross_entropy" and not self.smoothing
 
 
 class TrainingSection(Section):
@@ -145,7 +176,7 @@ class SelectionSection(Section):
     Both go by ``metric`` on the tuning split, merged over the sites.
     """
 
-    metric: Literal["auroc", "auprc", "brier"] = "auroc"
+    metric: Literal["auroc", "auprc", "brier", "c_index", "integrated_brier"] = "auroc"
     keep: Literal["last", "best"] = "last"
     patience: PositiveInt | None = None
     minimum_change: float = Field(default=0.0, ge=0, lt=1)

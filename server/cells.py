@@ -15,6 +15,7 @@ from federation.metrics.decisions import Decisions, decided
 from federation.metrics.estimate import NO_PATIENTS, Estimate, Z
 from federation.metrics.intervals import auprcs, aurocs, curve_ends, delong
 from federation.metrics.stack import Stack, stack_of, stacks
+from federation.metrics.summaries import Summary
 from federation.metrics.summary import Confusion, ScoreSummary
 from federation.metrics.utility import benefit_curves
 from server.operating import Operating
@@ -89,17 +90,17 @@ def averaged(summaries: Mapping[str, ScoreSummary]) -> Cell:
 def averaged_auroc(summaries: Mapping[str, ScoreSummary], z: float = Z) -> Estimate:
     """Mean of sites' AUROCs, weighted by patients, with its interval."""
     seen = {site: summary for site, summary in summaries.items() if summary.n}
-    return _average({site: delong(summary) for site, summary in seen.items()}, seen, z)
+    return average({site: delong(summary) for site, summary in seen.items()}, seen, z)
 
 
 def _averaged_json(by_site: Mapping[str, Estimate], seen: Mapping[str, ScoreSummary]) -> Cell:
     undefined = [site for site, one in by_site.items() if one.value is None]
-    mean = _average(by_site, seen, Z).to_json()
+    mean = average(by_site, seen, Z).to_json()
     return {**mean, **({"undefined_at": undefined} if undefined else {})}
 
 
-def _average(
-    by_site: Mapping[str, Estimate], summaries: Mapping[str, ScoreSummary], z: float
+def average(
+    by_site: Mapping[str, Estimate], summaries: Mapping[str, Summary], z: float
 ) -> Estimate:
     """Mean over the sites where the metric is defined, weighted by patients; sites independent."""
     defined = {site: one for site, one in by_site.items() if one.value is not None}

@@ -41,9 +41,9 @@ class Comparators:
     """
 
     models: dict[str, Scored] = field(default_factory=dict)
-    local: dict[str, list[SiteEvaluation]] = field(default_factory=dict)
+    local: dict[str, list[SiteEvaluation[Any]]] = field(default_factory=dict)
     alone: dict[str, Vector] = field(default_factory=dict)
-    local_tuning: list[SiteEvaluation] = field(default_factory=list)
+    local_tuning: list[SiteEvaluation[Any]] = field(default_factory=list)
     left_out: dict[str, Scored] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     spent: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -126,7 +126,7 @@ def _leave_one_out(task: Task, found: Comparators, tell: Callable[[str], None]) 
         # A site that took no part has no model of its own: it is given the shared one.
         left_out = replace(rest, only={site: node})
         tested, _ = evaluate(left_out, result.weights, "held_out", shared=True)
-        tuning: list[SiteEvaluation] = []
+        tuning: list[SiteEvaluation[Any]] = []
         if task.study.evaluation.threshold.rule != "fixed":
             tuning, _ = evaluate(rest, result.weights, "tuning", shared=True)
         found.left_out[site] = Scored(tested, tuning, {})

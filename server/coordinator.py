@@ -22,16 +22,11 @@ from federation.vocabulary import Vocabulary, agreed_vocabulary, fitted_vocabula
 from server import comparators
 from server.course import RoundRecord, Standing
 from server.drift import drift, drift_warnings
-from server.evaluator import (
-    evaluate_local_models,
-    evaluate_model,
-    evaluate_own_models,
-    metrics_document,
-)
+from server.evaluator import metrics_document
 from server.exchange import Exchange, encode
-from server.joining import against_predecessor, compare_together, joining
-from server.noised import noise_told, noised_model
-from server.operating import common_threshold, own_thresholds, thresholds_of
+from server.joining import against_predecessor, compare_together
+from server.judges import judge_of
+from server.noised import noise_told
 from server.privacy import privacy_document, privacy_warnings
 from server.rounds import RoundsResult, run_rounds
 from server.run_folder import RunFolder
@@ -294,34 +289,29 @@ def _write_results(
         found = comparators.train_comparators(task, progress.tell)
     warnings += [f"There is no model {name}: {why}." for name, why in found.failed.items()]
     named = {**federated, **found.models}
-    rule = study.evaluation.threshold
-    noised = study.evaluation.noise is not None
-    models = {
-        name: noised_model(tested.held_out, tested.tuning, rule)
-        if noised
-        else evaluate_model(tested.held_out, common_threshold(tested.tuning, rule))
-        for name, tested in named.items()
-    }
+    judge = judge_of(study)
+    models = {name: judge.model(tested) for name, tested in named.items()}
     if study.personal:
         own = named[FEDERATED]
-        models[FEDERATED] = evaluate_own_models(own.held_out, own_thresholds(own.tuning, rule))
-    reason = models[FEDERATED]["overall"].get("auroc", {}).get("reason")
-    if reason:
-        warnings.append(f"The federated model has no AUROC: {reason}.")
+        at_home = {one.site: [one] for one in own.tuning}
+        models[FEDERATED] = judge.own_models(own.held_out, at_home)
+    if doubt := judge.doubt(models[FEDERATED]):
+        warnings.append(doubt)
     cross_site: Mapping[str, Any] = {}
     if found.local:
-        models["local"], cross_site = evaluate_local_models(
-            found.local, own_thresholds(found.local_tuning, rule)
-        )
+        at_home = {one.site: [one] for one in found.local_tuning}
+        models["local"], cross_site = judge.local_models(found.local, at_home)
     joined: Mapping[str, Any] = {}
     if found.alone:
-        progress.tell("what each site gains by joining")
-        both = compare_together(task, result.weights, found.alone)
-        joined = joining(named[FEDERATED].held_out, found.local, both)
+        both = []
+        if study.compares:
+            progress.tell("what each site gains by joining")
+            both = compare_together(task, result.weights, found.alone)
+        joined = judge.joining(named[FEDERATED].held_out, found.local, both)
     left_out = [one for scored in found.left_out.values() for one in scored.held_out]
     if left_out:
         elsewhere = {s: scored.tuning for s, scored in found.left_out.items()}
-        models["leave_one_out"] = evaluate_own_models(left_out, thresholds_of(elsewhere, rule))
+        models["leave_one_out"] = judge.own_models(left_out, elsewhere)
     document = metrics_document(
         study.study.name, study.fingerprint, study.study.seed, models, cross_site, joined
     )
@@ -341,7 +331,7 @@ def _write_results(
     return found
 
 
-def _as_json(evaluations: list[SiteEvaluation]) -> dict[str, Any]:
+def _as_json(evaluations: list[SiteEvaluation[Any]]) -> dict[str, Any]:
     return {
         one.site: {
             "cells": {name: cell.to_json() for name, cell in one.cells.items()},

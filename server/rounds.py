@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from federation.bodies import REFUSALS
-from federation.metrics.summary import merge
 from federation.models.build import Vector
 from server.course import Course, RoundRecord, Standing
-from server.evaluator import headline, own_headline
+from server.judges import judge_of
 from server.noised import noise_told, noised_headline
 from server.scoring import evaluate
 from server.site_evaluation import SiteEvaluation
@@ -111,9 +110,9 @@ def _measure(task: Task, weights: Vector, round_: int, record: RoundRecord) -> N
         return
     seen = {e.site: e.cells[""] for e in evaluations if "" in e.cells}
     if seen:
-        own = task.study.strategy.personal
-        record["metrics"] = own_headline(seen.values()) if own else headline(merge(seen.values()))
-        record["site_metrics"] = {site: headline(cell) for site, cell in seen.items()}
+        judge, own = judge_of(task.study), task.study.strategy.personal
+        record["metrics"] = judge.headline(list(seen.values()), own)
+        record["site_metrics"] = {site: judge.headline([cell]) for site, cell in seen.items()}
 
 
 def _measure_noised(evaluations: Sequence[SiteEvaluation], record: RoundRecord) -> None:

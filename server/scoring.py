@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flwr.app import RecordDict
 
 from federation.bodies import EvaluateBody
 from federation.messages import EVALUATE, EXISTING_SCORE, Instruction
+from federation.metrics.summary import ScoreSummary
 from federation.models.build import Vector
-from federation.study import Split
+from federation.study import Split, Study
 from federation.subgroups import WHOLE_SITE
 from server.exchange import UNREADABLE, Answer, encode
 from server.site_evaluation import Paired, SiteEvaluation
 from server.task import Task
 
-Found = tuple[list[SiteEvaluation], dict[str, str]]
+Found = tuple[list[SiteEvaluation[Any]], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,15 @@ class Scored:
         failed: why the other sites sent nothing of the held-out split.
     """
 
-    held_out: list[SiteEvaluation]
-    tuning: list[SiteEvaluation]
+    held_out: list[SiteEvaluation[Any]]
+    tuning: list[SiteEvaluation[Any]]
     failed: dict[str, str]
 
 
 def scored_finished(task: Task, weights: Vector, shared: bool = False) -> Scored:
     """Let the sites score a finished model on both splits that were not trained on."""
     held_out, failed = evaluate(task, weights, "held_out", shared=shared)
-    tuning: list[SiteEvaluation] = []
+    tuning: list[SiteEvaluation[Any]] = []
     if task.study.evaluation.threshold.rule != "fixed":
         tuning, _ = evaluate(task, weights, "tuning", shared=shared)
     return Scored(held_out, tuning, failed)
@@ -89,7 +91,7 @@ def _collected(
     evaluations, failed = [], {}
     for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
         try:
-            found = read_evaluation(answer)
+            found = read_evaluation(answer, task.study)
             if (found.noise is None) != (task.study.evaluation.noise is None):
                 raise ValueError(UNREADABLE)
             evaluations.append(found)
@@ -98,7 +100,7 @@ def _collected(
     return sorted(evaluations, key=lambda e: e.site), dict(sorted(failed.items()))
 
 
-def read_evaluation(answer: Answer) -> SiteEvaluation:
+def read_evaluation(answer: Answer, study: Study) -> SiteEvaluation[Any]:
     """Read a site's summaries, which are not trusted.
 
     Raises:
@@ -114,9 +116,13 @@ def read_evaluation(answer: Answer) -> SiteEvaluation:
             noised = body.noised()
             return SiteEvaluation(answer.site, {}, withheld, noised=noised, noise=body.noise)
         cells, paired = body.summaries(), None
+        if not all(study.task.explains(cell) for cell in cells.values()):
+            raise ValueError("a summary of another task")
         if body.paired is not None:
             paired = Paired(body.paired.summary(), body.paired.correlation)
             whole = cells[WHOLE_SITE]
+            if not isinstance(whole, ScoreSummary):
+                raise ValueError("two models are compared on a yes-or-no outcome alone")
             if (whole.n, whole.positives) != (paired.reference.n, paired.reference.positives):
                 raise ValueError("two models were scored on different patients")
         return SiteEvaluation(answer.site, cells, dict(body.withheld), paired, body.inputs)

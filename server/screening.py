@@ -9,9 +9,9 @@ import numpy as np
 from federation.collect import UpdateList
 from federation.layout import LOCAL
 from federation.messages import EVALUATE
-from federation.metrics.calibration import brier
 from federation.models.build import Vector
 from federation.strategies.base import ScreeningSection
+from server.judges import judge_of
 from server.robust import screened
 from server.scoring import read_evaluation
 from server.task import Task
@@ -96,10 +96,10 @@ def _judged(
     scores: dict[str, float] = {}
     for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
         try:
-            cell = read_evaluation(answer).cells.get("")
+            cell = read_evaluation(answer, task.study).cells.get("")
         except ValueError:
             continue
-        value = None if cell is None else brier(cell).value
+        value = None if cell is None else judge_of(task.study).headline([cell])["brier"]
         if value is not None:
             scores[answer.site] = value
     if section.judge not in scores:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic
+
+from typing_extensions import TypeVar
 
 from federation.bodies import Inputs, NoiseBody
 from federation.metrics.noised import NoisedSummary
+from federation.metrics.summaries import Summary
 from federation.metrics.summary import ScoreSummary
 from federation.subgroups import is_window
+
+S = TypeVar("S", bound=Summary, default=ScoreSummary)
+"""The kind of summaries, which follows from the study's task; one yes-or-no outcome if not said."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class SiteEvaluation:
+class SiteEvaluation(Generic[S]):
     """What one site sent about one model.
 
     Args:
@@ -40,7 +47,7 @@ class SiteEvaluation:
     """
 
     site: str
-    cells: Mapping[str, ScoreSummary]
+    cells: Mapping[str, S]
     withheld: Mapping[str, str]
     paired: Paired | None = None
     inputs: Inputs = field(default_factory=dict)
@@ -52,7 +59,7 @@ class SiteEvaluation:
         return self.withheld.get("", "") or self.withheld.get(name, "")
 
 
-def ordered(evaluations: Iterable[SiteEvaluation]) -> list[SiteEvaluation]:
+def ordered(evaluations: Iterable[SiteEvaluation[S]]) -> list[SiteEvaluation[S]]:
     """By site, because sums of floats depend on their order and messages arrive in any.
 
     Raises:
@@ -68,12 +75,12 @@ def ordered(evaluations: Iterable[SiteEvaluation]) -> list[SiteEvaluation]:
     return found
 
 
-def subgroups(evaluations: Iterable[SiteEvaluation]) -> list[str]:
+def subgroups(evaluations: Iterable[SiteEvaluation[S]]) -> list[str]:
     """Names of the subgroup cells that any site sent or withheld."""
     return [name for name in _parts(evaluations) if not is_window(name)]
 
 
-def windows(evaluations: Iterable[SiteEvaluation]) -> list[str]:
+def windows(evaluations: Iterable[SiteEvaluation[S]]) -> list[str]:
     """Names of the windows of time that any site sent or withheld, the oldest first."""
     found = [name for name in _parts(evaluations) if is_window(name)]
     return sorted(found, key=window_number)
@@ -88,13 +95,11 @@ def window_number(name: str) -> int:
     return int(name.partition("=")[2])
 
 
-def _parts(evaluations: Iterable[SiteEvaluation]) -> list[str]:
+def _parts(evaluations: Iterable[SiteEvaluation[S]]) -> list[str]:
     return sorted({name for one in evaluations for name in (*one.cells, *one.withheld) if name})
 
 
-def present(
-    evaluations: Sequence[SiteEvaluation], name: str
-) -> tuple[dict[str, ScoreSummary], list[str]]:
+def present(evaluations: Sequence[SiteEvaluation[S]], name: str) -> tuple[dict[str, S], list[str]]:
     """A cell's summaries by site, and the sites that withheld it."""
     excluded = [one.site for one in evaluations if one.reason(name)]
     cells = {

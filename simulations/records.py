@@ -42,6 +42,7 @@ from simulations.hospitals import (
     sigmoid,
 )
 from simulations.notes import admission_note, discharge_note
+from simulations.outcomes import Kind, label_columns
 from simulations.phantom import Chest, Scanner, Study, draw_chest, expose, render, write_dicom
 
 Row = tuple[int, datetime | None, str, float | None, str | None]
@@ -60,6 +61,7 @@ def write_site(
     seed: int,
     image_size: int,
     epsilon_per_patient: float | None = None,
+    task: Kind = "binary",
 ) -> dict[str, Any]:
     """Write the folder of one hospital; `index` is its place in the order.
 
@@ -98,6 +100,12 @@ def write_site(
         rows += sorted(chart, key=lambda row: row[1] or datetime.min)
     _write_pictures(pictures, hospital.scanner, image_size)
     _write_tables(folder / "data", hospital, people, rows)
+    labels = {
+        "subject_id": pa.array([p.subject_id for p in people], pa.int64()),
+        "prediction_time": pa.array([p.predicted for p in people], pa.timestamp("us")),
+        **label_columns(task, people, index, seed),
+    }
+    pq.write_table(pa.table(labels), folder / "data" / "labels.parquet")
     return _realised(people, rows, without)
 
 
@@ -271,12 +279,6 @@ def _write_tables(data: Path, hospital: Hospital, people: list[Person], rows: li
         "meds_version": version("meds"),
     }
     (data / "meds" / dataset_metadata_filepath).write_text(json.dumps(about, indent=2) + "\n")
-    labels = {
-        "subject_id": pa.array([p.subject_id for p in people], pa.int64()),
-        "prediction_time": pa.array([p.predicted for p in people], pa.timestamp("us")),
-        "boolean_value": pa.array([p.deteriorates for p in people], pa.bool_()),
-    }
-    pq.write_table(pa.table(labels), data / "labels.parquet")
 
 
 _OTHER_CODES = (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.site import find_sites, load_site
+from clients.workbench import stackable
 from federation.errors import UserError
 from federation.messages import model_digest
 from federation.models.build import build_model
@@ -162,6 +163,11 @@ def _training(study: Study, together: bool) -> str:
     """Say how sites are trained; it follows from the study."""
     if not together:
         return "sites are trained one after another, as asked"
+    if not stackable(study):
+        return (
+            "sites are trained one after another: one pass is for one yes-or-no outcome, and its "
+            "cross-entropy"
+        )
     section = study.modalities.ehr
     vocabulary = None
     if section is not None:

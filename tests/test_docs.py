@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from clients.cohort import read_patients
 from clients.site import SiteFile, load_site
 from clients.sources.settings import LabelRule, TableSection, WideColumn
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 from federation.validation import validate
 from simulations.datasets import DATASETS
 from simulations.runner import simulate
@@ -35,7 +36,7 @@ def test_example_of_the_site_data_page_makes_two_sites_that_train(tmp_path):
     run(tmp_path, "make_sites.py")
     for name in ("north", "south"):
         site = load_site(tmp_path / "sites" / name)
-        patients = read_patients(site, TaskSection(label="deterioration"), SplitSection())
+        patients = read_patients(site, BinaryTask(label="deterioration"), SplitSection())
         assert len(patients) == 40
         assert (patients.excluded, patients.notices) == ({}, {})
 

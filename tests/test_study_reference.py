@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from federation.strategies import STRATEGIES, Strategy
 from federation.study import Study, load_study
+from federation.tasks import TASKS, BinaryTask
 from simulations.consortium import synthesize
 from simulations.runner import simulate
 
@@ -52,6 +53,12 @@ def fields(model, path=()):
             for kind, options in STRATEGIES.items():
                 own = [k for k in options.model_fields if k not in Strategy.model_fields]
                 yield from ((f"strategy.{kind}.{k}", options.model_fields[k]) for k in own)
+        elif model is Study and name == "task":
+            yield "task.kind", BinaryTask.model_fields["kind"]
+            yield "task.label", BinaryTask.model_fields["label"]
+            for kind, options in TASKS.items():
+                own = [k for k in options.model_fields if k not in BinaryTask.model_fields]
+                yield from ((f"task.{kind}.{k}", options.model_fields[k]) for k in own)
         elif nested:
             yield from fields(nested[0], (*path, name))
         else:
@@ -67,8 +74,9 @@ UNSET = (
     "strategy.compression.",
     "modalities.image.weights.",
     *(f"strategy.{kind}." for kind in STRATEGIES),
+    *(f"task.{kind}." for kind in TASKS),
 )
-"""Tables that are optional and need a value of their own, and the options of single strategies."""
+"""Tables that are optional and need a value of their own; options of one strategy or task."""
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,8 @@ def test_page_gives_the_choices_and_bounds_that_are_checked(key):
     assert len(text) > 15
     chosen = choices(FIELDS[key].annotation)
     expected = {json.dumps(choice) for choice in chosen if isinstance(choice, str)}
+    if key == "task.kind":
+        expected = {json.dumps(kind) for kind in TASKS}
     if key == "modalities.ehr.aggregates":  # listed in a table of their own
         kind = " ".join(re.findall(r"^\| (`\"\w+\"`) \|", PAGE.read_text(), re.MULTILINE))
     if key == "strategy.name":  # the other page's headings

@@ -27,9 +27,14 @@ def synthesize(
     shifts: Annotated[
         Path | None, typer.Option(help="A file of distribution shifts between the hospitals.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="Kind of labels: binary, multiclass, multilabel or survival.")
+    ] = "binary",
 ) -> None:
     """Write synthetic hospitals: MEDS events, DICOM images, notes, labels, known truth."""
+    from federation.errors import UserError
     from simulations.consortium import synthesize as write
+    from simulations.outcomes import KINDS
     from simulations.shifts.plan import load_shifts
     from simulations.shifts.synthetic import synthesize_shifted
 
@@ -40,8 +45,12 @@ def synthesize(
         "epsilon_per_patient": epsilon_per_patient,
         "progress": _tell,
     }
+    if task not in KINDS:
+        raise UserError("--task", f'"{task}" is not one of {", ".join(KINDS)}')
     if shifts is None:
-        write(out, **arguments)
+        write(out, **arguments, task=task)
+    elif task != "binary":
+        raise UserError("--shifts", "are made for yes-or-no labels", remedy="Leave --task away.")
     else:
         _warn(synthesize_shifted(out, load_shifts(shifts), **arguments))
     print(out)

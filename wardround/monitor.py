@@ -75,6 +75,12 @@ def _monitored(
     if since and until and since >= until:
         raise UserError("--until", f"{until} is not after --since {since}")
     finished = finished_run(run)
+    if finished.study.task.kind != "binary":
+        raise UserError(
+            run / "study.toml",
+            f'drift is looked for in one yes-or-no outcome, not in "{finished.study.task.kind}"',
+            field="task.kind",
+        )
     if finished.study.personal:
         raise UserError(
             run / "study.toml",

@@ -145,6 +145,8 @@ class _Display:
             parts.append(f"loss {record['loss']:.4f}")
         if metrics.get("auroc") is not None:
             parts.append(f"tuning AUROC {metrics['auroc']:.3f}")
+        elif metrics.get("c_index") is not None:
+            parts.append(f"tuning c-index {metrics['c_index']:.3f}")
         parts.append(f"{len(record['answered']):,}/{len(record['asked']):,} sites")
         if useless := len(record["failed"] | record["rejected"]):
             parts.append(f"{useless:,} without a usable update")

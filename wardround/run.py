@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -107,6 +108,9 @@ def _headline(folder: Path) -> str:
     for name, model in models.items():
         overall = model["overall"]
         auroc = overall.get("auroc") or {}
+        if "macro" in overall or "c_index" in overall:
+            lines.append(f"{name}: held-out {_of_other_task(overall)}")
+            continue
         if auroc.get("value") is None:
             why = auroc.get("reason") or overall.get("suppressed")
             lines.append(f"{name}: no AUROC ({why})")
@@ -117,3 +121,16 @@ def _headline(folder: Path) -> str:
         told = f"{name}: held-out AUROC {auroc['value']:.3f}{interval}, {overall['n']} patients"
         lines.append(told)
     return "\n".join(lines)
+
+
+def _of_other_task(cell: Mapping[str, Any]) -> str:
+    """The first figure of several outcomes, or of times to one."""
+    macro = "macro" in cell
+    what = "mean AUROC of the outcomes" if macro else "c-index"
+    found = cell["macro"]["auroc"] if macro else cell["c_index"]
+    if found["value"] is None:
+        return f"no {what} ({found.get('reason', 'not computed')})"
+    interval = ""
+    if found.get("low") is not None:
+        interval = f" (95% interval {found['low']:.3f} to {found['high']:.3f})"
+    return f"{what} {found['value']:.3f}{interval}, {cell['n']} patients"

@@ -68,8 +68,7 @@ def read_rows(
     Raises:
         UserError: if the file cannot be read, or a column is missing or there twice.
     """
-    parquet = file.suffix == ".parquet"
-    names = _parquet_names(file) if parquet else _csv_names(file, layout)
+    parquet, names = file.suffix == ".parquet", names_of(file, layout)
     chosen = _choose(file, names, [*wanted, *optional], layout.any_case, set(optional))
     if not chosen:
         raise UserError(file, "none of the columns in the site file is there")
@@ -86,6 +85,15 @@ def read_rows(
         }
         yield Rows(file, first, columns)
         first += len(batch)
+
+
+def names_of(file: Path, layout: Layout = Layout()) -> list[str]:
+    """Return the names of a file's columns.
+
+    Raises:
+        UserError: if they cannot be read.
+    """
+    return _parquet_names(file) if file.suffix == ".parquet" else _csv_names(file, layout)
 
 
 def _choose(

@@ -68,7 +68,7 @@ def read_labels(file: Path, subjects: SubjectIds) -> pd.DataFrame:
 
     Returns:
         ``subject_id`` int64, ``prediction_time`` datetime64[us] (may be NaT), ``label`` float64:
-        0, 1, NaN where there is none, or another number where it is outside the classes;
+        0, 1, NaN where there is none, or infinite where it is outside the classes;
         ``contradictory`` bool: whether the row's values differ.
 
     Raises:
@@ -95,12 +95,13 @@ def read_labels(file: Path, subjects: SubjectIds) -> pd.DataFrame:
     _no_nulls(table, "subject_id", file)
     numbers = [table[name].cast(pa.float64(), safe=False) for name in values]
     differ = pc.fill_null(pc.not_equal(numbers[0], numbers[-1]), False)
-    given = pc.coalesce(*numbers)
+    given = pc.coalesce(*numbers).to_numpy().astype(np.float64)
+    outside = ~np.isin(given, (0.0, 1.0)) & ~np.isnan(given)
     return pd.DataFrame(
         {
             "subject_id": subjects.of(table["subject_id"].combine_chunks()).to_numpy(),
             "prediction_time": table["prediction_time"].to_pandas(),
-            "label": given.to_numpy().astype(np.float64),
+            "label": np.where(outside, np.inf, given),
             "contradictory": differ.to_numpy(),
         }
     )

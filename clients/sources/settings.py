@@ -183,10 +183,12 @@ class LabelRule(Section):
     """Counted from the index event; needs to be later than the prediction."""
     until: tuple[str, ...] = ()
     """Events, such as a discharge, with which the time after an index event ends."""
+    time_to_event: bool = False
+    """Days to the outcome, for a survival task, instead of whether there is one."""
 
     @model_validator(mode="after")
     def _ends(self) -> LabelRule:
-        if self.horizon_hours is None and not self.until:
+        if self.horizon_hours is None and not self.until and not self.time_to_event:
             raise ValueError(
                 'give "horizon_hours" or "until", or everybody has the outcome one day'
             )

@@ -189,6 +189,20 @@ class ScoreSummary:
             np.add.at(counts[label], place, self.counts[label])
         return ScoreSummary(counts, *_moments_of(counts))
 
+    def too_small(self, minimum: int, merged: bool) -> str:
+        """Why it must not leave a site; empty if it may.
+
+        Args:
+            minimum: fewest patients of a cell.
+            merged: whether an occupied bin may not hold fewer either.
+        """
+        if self.n < minimum:
+            return "a cell is smaller than the site's minimum"
+        patients = self.counts.sum(axis=0)
+        if merged and ((patients > 0) & (patients < minimum)).any():
+            return "an occupied bin is smaller than the site's minimum"
+        return ""
+
     def places(self, minimum: int) -> NDArray[np.int64]:
         """Return the bin into which ``merged`` puts the patients of each bin: (BINS,).
 
@@ -197,12 +211,12 @@ class ScoreSummary:
         """
         if 0 < self.n < minimum:
             raise ValueError("a cell smaller than the minimum must be withheld, not merged")
-        patients = self.counts.sum(axis=0)
-        place = np.arange(BINS)
-        for group in _groups(patients, minimum):
-            seen = patients[group].cumsum()
-            place[group] = group.start + int(np.searchsorted(seen, (seen[-1] + 1) // 2))
-        return place
+        return self.places_of(self.counts.sum(axis=0), minimum)
+
+    @staticmethod
+    def places_of(patients: Counts, minimum: int) -> NDArray[np.int64]:
+        """As ``places``, of so many patients by bin, (BINS,)."""
+        return joined(patients, minimum, edge_index(0.5))
 
     def to_json(self) -> dict[str, Any]:
         """Only the occupied bins, and the moments; exact both ways."""
@@ -292,12 +306,29 @@ def edge_index(threshold: float) -> int:
     return k
 
 
-def _groups(patients: Counts, minimum: int) -> list[slice]:
-    """Neighbouring bins joined until they hold the minimum, not across 0.5 if it can be helped."""
-    half = edge_index(0.5)
-    if min(patients[:half].sum(), patients[half:].sum()) < minimum:
-        return _joined(patients, minimum, 0, BINS)
-    return _joined(patients, minimum, 0, half) + _joined(patients, minimum, half, BINS)
+def joined(patients: Counts, minimum: int, border: int) -> NDArray[np.int64]:
+    """Where patients are put when neighbouring bins are joined until they hold the minimum.
+
+    Args:
+        patients: (bins,), none or ``minimum`` in all.
+        minimum: fewest patients of a group.
+        border: bins below it are not joined with those from it on, if it can be helped.
+
+    Returns:
+        For each bin that of its group's median patient, (bins,).
+    """
+    place = np.arange(len(patients))
+    for group in _groups(patients, minimum, border):
+        seen = patients[group].cumsum()
+        place[group] = group.start + int(np.searchsorted(seen, (seen[-1] + 1) // 2))
+    return place
+
+
+def _groups(patients: Counts, minimum: int, border: int) -> list[slice]:
+    bins = len(patients)
+    if min(patients[:border].sum(), patients[border:].sum()) < minimum:
+        return _joined(patients, minimum, 0, bins)
+    return _joined(patients, minimum, 0, border) + _joined(patients, minimum, border, bins)
 
 
 def _joined(patients: Counts, minimum: int, start: int, end: int) -> list[slice]:

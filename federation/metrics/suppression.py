@@ -26,7 +26,11 @@ What is not covered:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+WITHHELD = re.compile(r"(withheld to protect )?fewer than [1-9][0-9]{0,8} patients")
+"""All that is ever said of why a cell, or an outcome of it, does not leave."""
 
 
 def withheld_cells(
@@ -85,3 +89,55 @@ def withheld_levels(patients: Mapping[str, int], minimum_cell: int) -> list[str]
 def reason(minimum_cell: int) -> str:
     """The reason given for every withheld subgroup: it must not tell a small one from its guard."""
     return f"withheld to protect fewer than {minimum_cell} patients"
+
+
+def withheld_outcomes(
+    total: int,
+    attributes: Mapping[str, Mapping[str, int]],
+    known: Mapping[str, Mapping[str, Mapping[str, int]]],
+    known_of_all: Mapping[str, int],
+    withheld: Mapping[str, str],
+    minimum_cell: int,
+) -> dict[str, dict[str, str]]:
+    """Which outcomes must not leave a site, or a level, because not all patients have a label.
+
+    Beside the other outcomes, one tells by subtraction of how many patients it is not known. So it
+    is withheld of the site if that would be fewer than ``minimum_cell``, and of all levels of an
+    attribute if it would be of one of them, or of those withheld for every outcome. All outcomes
+    withhold the same levels or an attribute whole: were each to choose its own, what two of them
+    publish could tell a level that neither does.
+
+    Args:
+        total: patients of the site in the split.
+        attributes: patients by attribute and level.
+        known: patients with a label, by outcome, attribute and level.
+        known_of_all: patients with a label, by outcome.
+        withheld: the levels withheld for every outcome, "sex=female", from `withheld_cells`.
+        minimum_cell: fewest patients of a cell that may leave.
+
+    Returns:
+        Reasons by cell name ("" for the site) and outcome.
+    """
+    found: dict[str, dict[str, str]] = {}
+
+    def unfit(everybody: int, labelled: int) -> bool:
+        return labelled < minimum_cell or 0 < everybody - labelled < minimum_cell
+
+    for outcome, count in known_of_all.items():
+        if unfit(total, count):
+            for cell in (
+                "",
+                *(f"{a}={level}" for a, sizes in attributes.items() for level in sizes),
+            ):
+                found.setdefault(cell, {})[outcome] = reason(minimum_cell)
+            continue
+        for attribute, sizes in attributes.items():
+            labelled = known[outcome][attribute]
+            occupied = [level for level, count in sizes.items() if count]
+            told = [level for level in occupied if f"{attribute}={level}" not in withheld]
+            hidden = [level for level in occupied if level not in told]
+            rest = sum(sizes[level] - labelled[level] for level in hidden)
+            if rest or any(unfit(sizes[level], labelled[level]) for level in told):
+                for level in sizes:
+                    found.setdefault(f"{attribute}={level}", {})[outcome] = reason(minimum_cell)
+    return found

@@ -1,14 +1,25 @@
-"""What training minimises."""
+"""What training minimises where no other patient may enter."""
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from federation.study import Study
 
 
-def patient_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each patient's own binary cross-entropy, (patients,).
+def patient_losses(study: Study) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the study's loss: logits and labels -> losses, (patients,).
 
-    Differential privacy needs losses that no other patient enters.
+    Differential privacy needs losses that no other patient enters; so of the weights of classes
+    only those that the study gives, none that follow from labels.
     """
-    return binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    task, section = study.task, study.training.loss
+
+    def losses(logits: Tensor, labels: Tensor) -> Tensor:
+        return task.losses(logits, labels, section, task.weights(labels[:0], section))
+
+    return losses

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from federation.pages.elements import Fact
+from server.report.other_tasks import other_facts
 from server.report.run_folder import Cell, Metric, ModelMetrics, Privacy, RunFolder, Worst
 from server.report.spending import at_most, rounded_up
 from server.report.text import MODALITIES, metric_text, subgroup_name
@@ -25,7 +26,7 @@ def lead(run: RunFolder) -> str:
     patients = patients_by_split(run)
     faults = "simulation" in run.study and "faults" in run.study["simulation"]
     return (
-        f"A model that predicts {label} from {_listed(modalities)}, trained "
+        f"A model that predicts {label} from {' and '.join(modalities) or 'patient data'}, trained "
         f"by federated learning ({strategy}) over {rounds(run)} rounds at {len(run.sites)} "
         f"hospitals on {patients['train']:,} patients. "
         f"{patients['tuning']:,} further patients served to follow the rounds; the figures below "
@@ -37,11 +38,6 @@ def lead(run: RunFolder) -> str:
             else ""
         )
     )
-
-
-def _listed(modalities: Sequence[str]) -> str:
-    *others, last = modalities or ["patient data"]
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def intended_use(run: RunFolder) -> str:
@@ -71,6 +67,8 @@ def patients_by_split(run: RunFolder) -> dict[str, int]:
 
 def facts(run: RunFolder) -> list[Fact]:
     """Patients, AUROC, calibration, worst hospital, worst subgroup, privacy."""
+    if run.task != "binary":
+        return [_trained_on(run), *other_facts(run), privacy_fact(run.privacy)]
     model = run.model
     subgroups = {subgroup_name(name): cell for name, cell in model.subgroups.items()}
     return [
@@ -121,7 +119,9 @@ def privacy_fact(privacy: Privacy) -> Fact:
 def _trained_on(run: RunFolder) -> Fact:
     cell, patients = run.model.overall, patients_by_split(run)
     told = ""
-    if cell.n:
+    if cell.n and cell.positives is None:
+        told = f"Measured on {cell.n:,} others."
+    elif cell.n:
         share = f"{100 * (cell.positives or 0) / cell.n:.0f}%"
         told = f"Measured on {cell.n:,} others, {share} of them with the outcome."
     value = f"{len(run.sites)} hospitals"

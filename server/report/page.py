@@ -9,7 +9,7 @@ from server.report.card import write_card
 from server.report.card.change import compare, keep
 from server.report.first_screen import facts, intended_use, lead
 from server.report.run_folder import RunFolder, read_run_folder
-from server.report.sections import SECTIONS
+from server.report.sections import sections_of
 
 HERE = Path(__file__).parent
 
@@ -53,5 +53,5 @@ def render(run: RunFolder) -> str:
         facts=facts(run),
         warnings=run.warnings,
         at_once=WARNINGS_AT_ONCE,
-        sections=[one for section in SECTIONS if (one := section(run)) is not None],
+        sections=sections_of(run),
     )

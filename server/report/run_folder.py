@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from federation.errors import UserError
+from federation.metrics.summaries import read_summary
 from federation.metrics.summary import ScoreSummary
 
 T = TypeVar("T")
@@ -48,20 +49,15 @@ class Decisions(BaseModel):
     number_needed_to_evaluate: Metric | None = None
 
 
-class Ranked(BaseModel):
-    """AUROC of some patients, or the reason why it is withheld: all that a large matrix shows."""
-
-    suppressed: str = ""
-    auroc: Metric | None = None
-
-
-class Cell(Ranked):
+class Cell(BaseModel):
     """The metrics of some patients, or the reason why they are withheld."""
 
+    suppressed: str = ""
     excludes: list[str] = []
     averaged_over_sites: bool = False
     n: int | None = None
     positives: int | None = None
+    auroc: Metric | None = None
     auprc: Metric | None = None
     sensitivity_at_90_specificity: Metric | None = None
     specificity_at_90_sensitivity: Metric | None = None
@@ -104,7 +100,7 @@ class Worst(BaseModel):
 
     name: str
     of: int
-    auroc: Metric
+    auroc: Metric = Metric()
 
 
 class WorstOf(BaseModel):
@@ -128,7 +124,7 @@ class Joining(BaseModel):
     """What sites gain by joining."""
 
     sites: dict[str, Joined] = {}
-    mean: Metric
+    mean: Metric = Metric()
 
 
 class Succeeded(BaseModel):
@@ -211,7 +207,7 @@ class Metrics(BaseModel):
     fingerprint: str
     seed: int
     models: dict[str, ModelMetrics] = Field(min_length=1)
-    cross_site: dict[str, dict[str, Ranked]] = {}
+    cross_site: dict[str, dict[str, Cell]] = {}
     joining: Joining | None = None
     drift: Drift | None = None
     predecessor: Predecessor | None = None
@@ -308,7 +304,9 @@ class RunFolder:
     """All that the report is made from.
 
     Args:
-        summaries: score summaries of the held-out split by model and site, whole sites only.
+        summaries: score summaries of the held-out split by model and site, whole sites only, and
+            of one yes-or-no outcome alone.
+        document: metrics.json as it is, for tasks that have more than one outcome.
         shifts: of simulated sites that were shifted.
     """
 
@@ -316,12 +314,18 @@ class RunFolder:
     study: dict[str, Any]
     environment: dict[str, Any]
     metrics: Metrics
+    document: dict[str, Any]
     rounds: list[Round]
     summaries: dict[str, dict[str, ScoreSummary]]
     privacy: Privacy
     sites: dict[str, SiteData]
     warnings: list[str]
     shifts: Shifts | None
+
+    @property
+    def task(self) -> str:
+        """The kind of what the model predicts."""
+        return str(self.study.get("task", {}).get("kind", "binary"))
 
     @property
     def main(self) -> str:
@@ -354,6 +358,7 @@ def read_run_folder(run: Path) -> RunFolder:
         study=_read(run / "study.toml", tomllib.loads, dict[str, Any]),
         environment=_read(run / "environment.json", _json, dict[str, Any]),
         metrics=_read(run / "metrics.json", _json, Metrics),
+        document=_read(run / "metrics.json", _json, dict[str, Any]),
         rounds=_read(run / "rounds.jsonl", _lines, list[Round]),
         summaries=_summaries(run / "summaries.json"),
         privacy=_read(run / "privacy.json", _json, Privacy),
@@ -432,7 +437,9 @@ def _summaries(path: Path) -> dict[str, dict[str, ScoreSummary]]:
             if "" not in sent.cells:
                 continue  # withheld whole
             try:
-                found[model][site] = ScoreSummary.from_json(sent.cells[""])
+                summary = read_summary(sent.cells[""])
+                if isinstance(summary, ScoreSummary):
+                    found[model][site] = summary
             except ValueError as error:
                 field = f"models.{model}.sites.{site}.cells"
                 raise UserError(path, str(error), field=field, remedy=REMEDY) from None

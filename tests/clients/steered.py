@@ -26,7 +26,7 @@ def fits_of(folder, write_site, study, **more):
         cohort = bench.cohort(str(site), study, vocabulary)
         common = model, start, cohort, study, study.training
         if study.privacy.mechanism == "dp_sgd":
-            clipped = clipped_sum(model, patient_losses, study.privacy.max_grad_norm)
+            clipped = clipped_sum(model, patient_losses(study), study.privacy.max_grad_norm)
             segment = Segment(0.3, 1.5, 2 + i)
             draws = partial(Seeded, 1, f"site-{i}")
             fits.append(PrivateFit(*common, clipped, segment, draws, **more))

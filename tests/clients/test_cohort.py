@@ -12,12 +12,13 @@ from clients.features import ehr_tensor
 from clients.site import load_site
 from federation.errors import UserError
 from federation.modalities import EhrSection
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 from federation.vocabulary import AGE, agreed_vocabulary
 
 NOON = datetime(2024, 6, 1, 12)
 HOUR = timedelta(hours=1)
-TASK = TaskSection(label="sick")
+TASK = BinaryTask(label="sick")
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_a_patient_keeps_its_split_when_patients_are_added_or_the_task_changes(
     site = load_site(folder)
     after = members(read_patients(site, TASK, SplitSection()))
     assert all(before[s] <= after[s] for s in SPLITS)
-    assert members(read_patients(site, TaskSection(label="other"), SplitSection())) == after
+    assert members(read_patients(site, BinaryTask(label="other"), SplitSection())) == after
 
 
 def test_two_sites_split_the_same_numbers_differently(tmp_path, write_site):

@@ -14,7 +14,8 @@ from clients.cohort import read_patients
 from clients.exclusion import patient_hashes, shared_hash
 from clients.site import load_site
 from federation.errors import UserError
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 
 KEY = "5e" * 32
 
@@ -45,7 +46,7 @@ def excluding(tmp_path, write_site):
 
 
 def read(folder):
-    return read_patients(load_site(folder), TaskSection(label="sick"), SplitSection())
+    return read_patients(load_site(folder), BinaryTask(label="sick"), SplitSection())
 
 
 def test_listed_patients_are_left_out_and_counted(excluding):

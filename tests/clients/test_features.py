@@ -21,12 +21,13 @@ from clients.features import (
 )
 from clients.site import load_site
 from federation.modalities import EhrSection, ImageSection
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 from federation.vocabulary import AGE, Scale, Vocabulary, agreed_vocabulary, bucket_of
 
 NOON = datetime(2024, 6, 1, 12)
 HOUR = timedelta(hours=1)
-TASK = TaskSection(label="sick")
+TASK = BinaryTask(label="sick")
 CODES = ["HR", "LAB//A", "LAB//B//mg", "DX//J18.9", "IMAGE//CR", "AGE"]
 
 

@@ -15,11 +15,12 @@ from clients.labels import labels_by_rule
 from clients.site import load_site
 from clients.sources.schema import EVENT_SCHEMA
 from clients.sources.settings import LabelRule
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 
 START = datetime(2024, 1, 1)
 HOUR = timedelta(hours=1)
-TASK = TaskSection(label="dies")
+TASK = BinaryTask(label="dies")
 CODES = ["ADMIT", "ADMIT//WARD", "ADMITTED", "DEATH", "LEAVE//HOME", "LAB//CRP"]
 STAY = LabelRule(index=["ADMIT"], predict_after_hours=24, outcome=["DEATH"], until=["LEAVE"])
 MONTH = LabelRule(index=["ADMIT"], predict_after_hours=2, outcome=["DEATH"], horizon_hours=10)

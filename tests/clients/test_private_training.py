@@ -44,7 +44,7 @@ def prepare(tmp_path, write_site, make_study):
             write_site(folder, 70, notes=True, splits=splits)
         vocabulary, bench = agreed_vocabulary(study.modalities.ehr), Workbench()
         model = bench.model(study, vocabulary)
-        clipped = clipped_sum(model, patient_losses, NORM)
+        clipped = clipped_sum(model, patient_losses(study), NORM)
         return study, bench.cohort(str(folder), study, vocabulary), model, clipped
 
     return prepare
@@ -140,7 +140,7 @@ def test_training_without_much_noise_learns(prepare):
     def loss():
         with torch.no_grad():
             logits = model.module(*cohort.inputs(rows, model.device))
-        return float(patient_losses(logits, cohort.labels[rows]).mean())
+        return float(patient_losses(study)(logits, cohort.labels[rows]).mean())
 
     first = loss()
     segment = Segment(0.25, 0.05, 60)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from clients.cohort import read_patients
 from clients.pseudonyms import pseudonyms, split_places
 from clients.site import load_site
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 
 KEY = bytes(range(32))
 SUBJECTS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=20)
@@ -44,7 +45,7 @@ def test_places_are_spread_evenly_over_the_unit_interval():
 
 def test_no_identifier_is_among_what_a_site_keeps_of_its_patients(tmp_path, write_site):
     folder = write_site(tmp_path / "bern", 40, first_id=7_731_940)
-    patients = read_patients(load_site(folder), TaskSection(label="x"), SplitSection())
+    patients = read_patients(load_site(folder), BinaryTask(label="x"), SplitSection())
     given = set(pq.read_table(folder / "labels.parquet")["subject_id"].to_pylist())
     assert len(patients) == len(given) == 40
     assert not given & set(patients.subject_ids.tolist())

@@ -75,10 +75,11 @@ def test_features_do_not_depend_on_the_portions_in_which_patients_are_aggregated
     from clients import features
     from clients.cohort import read_patients
     from clients.site import load_site
-    from federation.study import SplitSection, TaskSection
+    from federation.study import SplitSection
+    from federation.tasks import BinaryTask
 
     folder = write_site(tmp_path / "site", 40)
-    patients = read_patients(load_site(folder), TaskSection(label="sick"), SplitSection())
+    patients = read_patients(load_site(folder), BinaryTask(label="sick"), SplitSection())
     section = EhrSection(aggregates=["last", "mean", "count", "slope", "since", "present"])
     vocabulary = agreed_vocabulary(section)
     whole = ehr_tensor(patients, section, vocabulary)

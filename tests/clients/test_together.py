@@ -56,7 +56,7 @@ def prepare(tmp_path, write_site, make_study):
                 write_site(folder, size, notes=i != 2, splits=splits)
             cohort = bench.cohort(str(folder), study, vocabulary)
             if private:
-                clipped = clipped_sum(model, patient_losses, 0.5)
+                clipped = clipped_sum(model, patient_losses(study), 0.5)
                 segment = Segment(min(study.training.batch_size / size, 1.0), 1.5, 2 + i % 3)
                 draws = partial(Seeded, 1, f"site-{i}")
                 fits.append(

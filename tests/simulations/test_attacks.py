@@ -11,6 +11,7 @@ from clients.fits import PlainFit
 from clients.training import train_alone
 from clients.workbench import Workbench
 from federation.faults import HostileSection
+from federation.tasks import BinaryTask
 from federation.vocabulary import agreed_vocabulary
 from simulations.tampering import poisoned, with_trigger
 
@@ -38,14 +39,16 @@ def learn(tmp_path, write_site, make_study):
 
 def auroc(model, cohort):
     rows = cohort.patients.splits["held_out"]
-    return roc_auc_score(cohort.patients.labels[rows], predict(model, cohort, rows))
+    return roc_auc_score(
+        cohort.patients.labels[rows], predict(model, cohort, rows, BinaryTask(label="sick"))
+    )
 
 
 def taken_for(target, model, cohort):
     """Share of the held-out patients of the other label whom the model takes for the target."""
     rows = cohort.patients.splits["held_out"]
     rows = rows[cohort.patients.labels[rows] != target]
-    return ((predict(model, cohort, rows) > 0.5) == target).mean()
+    return ((predict(model, cohort, rows, BinaryTask(label="sick")) > 0.5) == target).mean()
 
 
 def test_flipped_labels_turn_the_model_round(learn):

@@ -10,7 +10,8 @@ import tomli_w
 from clients.cohort import read_patients
 from clients.site import load_site
 from federation.errors import UserError
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 from federation.validation import read_toml
 from simulations import shipping
 from simulations.shipping import fingerprint, packed, sealed, unpack
@@ -46,7 +47,7 @@ def names(archive):
 
 
 def patients(file):
-    return read_patients(load_site(file), TaskSection(label="sick"), SplitSection())
+    return read_patients(load_site(file), BinaryTask(label="sick"), SplitSection())
 
 
 def test_copy_has_the_same_patients_in_the_same_splits(site, tmp_path):

@@ -64,7 +64,11 @@ def test_difference_of_a_site_is_that_of_its_patients_scores(runs):
         areas = []
         for run in (later, first):
             model.load(run.weights)
-            areas.append(roc_auc_score(cohort.patients.labels[rows], predict(model, cohort, rows)))
+            areas.append(
+                roc_auc_score(
+                    cohort.patients.labels[rows], predict(model, cohort, rows, study().task)
+                )
+            )
         assert told["difference"]["value"] == pytest.approx(areas[0] - areas[1], abs=0.01)
         assert told["paired"] is True
 

@@ -18,14 +18,16 @@ from server.report.sections.decisions import decisions
 from server.report.sections.drift import drift
 from server.report.sections.glossary import glossary
 from server.report.sections.hospitals import hospitals
+from server.report.sections.outcomes import outcomes
 from server.report.sections.participation import participation
 from server.report.sections.privacy import privacy
 from server.report.sections.provenance import provenance
 from server.report.sections.shifts import shifts
 from server.report.sections.subgroups import subgroups
+from server.report.sections.survival import survival
 from server.report.sections.training import training
 
-SECTIONS: tuple[Callable[[RunFolder], Section | None], ...] = (
+OF_ONE_OUTCOME: tuple[Callable[[RunFolder], Section | None], ...] = (
     hospitals,
     subgroups,
     decisions,
@@ -33,6 +35,12 @@ SECTIONS: tuple[Callable[[RunFolder], Section | None], ...] = (
     comparators,
     cross_site,
     drift,
+)
+"""Of a single yes-or-no outcome."""
+
+OF_OTHER_TASKS: tuple[Callable[[RunFolder], Section | None], ...] = (outcomes, survival)
+
+OF_EVERY_RUN: tuple[Callable[[RunFolder], Section | None], ...] = (
     training,
     participation,
     data,
@@ -41,3 +49,12 @@ SECTIONS: tuple[Callable[[RunFolder], Section | None], ...] = (
     provenance,
     glossary,
 )
+
+
+SECTIONS = (*OF_ONE_OUTCOME, *OF_OTHER_TASKS, *OF_EVERY_RUN)
+
+
+def sections_of(run: RunFolder) -> list[Section]:
+    """What the report of a run shows, in order."""
+    first = OF_ONE_OUTCOME if run.task == "binary" else OF_OTHER_TASKS
+    return [one for section in (*first, *OF_EVERY_RUN) if (one := section(run)) is not None]

@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 from clients.checks.signals import signals
 from clients.cohort import read_patients
 from clients.site import load_site
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 
 NOON = datetime(2024, 6, 1, 12)
 HOUR = timedelta(hours=1)
@@ -31,7 +32,7 @@ def patients(tmp_path, write_site):
         events.append((subject, NOON + HOUR, "LATER", float(sick), None))
     order = rng.permutation(len(events))
     folder = write_site(tmp_path / "s", events=[events[i] for i in order], labels=labels)
-    return read_patients(load_site(folder), TaskSection(label="x"), SplitSection())
+    return read_patients(load_site(folder), BinaryTask(label="x"), SplitSection())
 
 
 def test_presence_and_last_value_have_the_auroc_of_scikit_learn(patients):

@@ -13,7 +13,8 @@ from clients.site import load_site
 from clients.sources.registry import site_events
 from clients.sources.schema import EVENT_SCHEMA, Told
 from clients.sources.subjects import SubjectIds
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 
 KEY = b"k" * 32
 LABELS = (
@@ -120,4 +121,4 @@ def events_of(folder: Path):
 
 
 def patients_of(folder: Path, split: str = "patient"):
-    return read_patients(load_site(folder), TaskSection(label="x"), SplitSection(by=split))
+    return read_patients(load_site(folder), BinaryTask(label="x"), SplitSection(by=split))

@@ -14,7 +14,8 @@ from clients.cohort import read_patients
 from clients.site import find_sites, load_site
 from clients.workbench import Workbench
 from federation.errors import UserError
-from federation.study import SplitSection, TaskSection, load_study
+from federation.study import SplitSection, load_study
+from federation.tasks import BinaryTask
 from simulations.datasets import DATASETS
 from simulations.runner import simulate
 
@@ -52,7 +53,7 @@ def converted(tmp_path_factory):
 
 
 def patients_of(folder, label, split="patient"):
-    return read_patients(load_site(folder), TaskSection(label=label), SplitSection(by=split))
+    return read_patients(load_site(folder), BinaryTask(label=label), SplitSection(by=split))
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -14,7 +14,8 @@ import tomli_w
 from clients.cohort import read_patients
 from clients.site import load_site
 from federation.errors import UserError
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 from federation.validation import read_toml
 from federation.vocabulary import AGE
 from simulations.shifts.registry import KINDS
@@ -72,7 +73,7 @@ def test_all_kinds_together_leave_sites_that_can_be_read(consortium, make_plan, 
     for name, told in record["sites"].items():
         assert [one["kind"] for one in told["shifts"]] == list(KINDS)
         site = load_site(tmp_path / "out" / name)
-        patients = read_patients(site, TaskSection(label="x"), SplitSection())
+        patients = read_patients(site, BinaryTask(label="x"), SplitSection())
         assert len(patients) == told["after"]["patients"] < told["before"]["patients"]
         assert patients.labels.sum() == told["after"]["positives"]
         assert patients.excluded == {}
@@ -91,7 +92,7 @@ def test_patients_stay_in_their_split_and_no_ledger_goes_along(sites, make_plan,
         assert [path.name for path in state.iterdir()] == ["patient.key"]
         splits = []
         for folder in (sites, tmp_path / "out"):
-            one = read_patients(load_site(folder / name), TaskSection(label="x"), SplitSection())
+            one = read_patients(load_site(folder / name), BinaryTask(label="x"), SplitSection())
             splits.append({s: set(one.subject_ids[rows]) for s, rows in one.splits.items()})
         for split, subjects in splits[1].items():
             assert subjects <= splits[0][split]
@@ -232,7 +233,7 @@ def test_training_split_by_the_patient_key_is_checked_too(
 
 
 def hashed_training(folder):
-    patients = read_patients(load_site(folder), TaskSection(label="x"), SplitSection())
+    patients = read_patients(load_site(folder), BinaryTask(label="x"), SplitSection())
     return patients.subject_ids[patients.splits["train"]]
 
 

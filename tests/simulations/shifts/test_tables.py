@@ -6,7 +6,8 @@ import numpy as np
 
 from clients.cohort import read_patients
 from clients.site import load_site
-from federation.study import SplitSection, TaskSection
+from federation.study import SplitSection
+from federation.tasks import BinaryTask
 from simulations.shifts.tables import read_tables
 
 START = datetime(2024, 1, 1)
@@ -35,7 +36,7 @@ def tables_of(write_site, folder):
 
 def test_patients_and_past_events_are_those_of_a_cohort(write_site, tmp_path, identified):
     tables = tables_of(write_site, tmp_path / "a")
-    cohort = read_patients(tables.site, TaskSection(label="x"), SplitSection())
+    cohort = read_patients(tables.site, BinaryTask(label="x"), SplitSection())
     assert tables.patients["subject_id"].tolist() == [1, 2, 4, 6, 7]
     assert identified(tmp_path / "a", cohort.subject_ids) == [1, 2, 4, 6, 7]
     assert tables.patients["label"].tolist() == cohort.labels.tolist()

@@ -1,0 +1,91 @@
+"""What every kind of task says of itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from federation.metrics.summaries import Summary
+from federation.training import LossSection
+from federation.validation import Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Scores = NDArray[np.float64]
+    Labels = NDArray[np.float32]
+
+
+class Task(Section):
+    """What is predicted of a patient.
+
+    Labels of a task with one column are (patients,), of others (patients, columns); not a number
+    is a label that is not known. Scores are risks in [0, 1], (patients,) or (patients, scores).
+
+    Attributes:
+        metrics: what ``selection.metric`` may be; the first is the usual one.
+        lower_is_better: those of them of which the lowest is the best.
+        separable: whether a patient's loss is that patient's alone, as privacy needs it.
+        weighs: what ``training.loss`` may weigh; empty if nothing.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = ("auroc", "auprc", "brier")
+    lower_is_better: ClassVar[tuple[str, ...]] = ("brier", "integrated_brier")
+
+    kind: str
+    label: str = Field(min_length=1)
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives for a patient."""
+        raise NotImplementedError
+
+    @property
+    def separable(self) -> bool:
+        """Whether a patient's loss is that patient's alone."""
+        return True
+
+    @property
+    def weighs(self) -> tuple[str, ...]:
+        """The outcomes that ``training.loss.class_weight`` can weigh."""
+        return ()
+
+    def losses(
+        self, logits: Tensor, labels: Tensor, loss: LossSection, weights: Tensor | None
+    ) -> Tensor:
+        """Return each patient's loss, (patients,).
+
+        Args:
+            logits: (patients,) or (patients, outputs).
+            labels: of the same patients.
+            loss: ``training.loss``.
+            weights: of the outcomes, as ``weights`` returns them; None where all weigh alike.
+        """
+        raise NotImplementedError
+
+    def weights(self, labels: Tensor, loss: LossSection) -> Tensor | None:
+        """Return what the outcomes weigh, by the study or by a site's training labels."""
+        return None
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return risks in [0, 1], as ``summarise`` takes them."""
+        raise NotImplementedError
+
+    def summarise(self, scores: Scores, labels: Labels) -> Summary:
+        """Count the patients of one cell."""
+        raise NotImplementedError
+
+    def explains(self, summary: Summary) -> bool:
+        """Whether a summary is one that ``summarise`` makes for this very task."""
+        raise NotImplementedError
+
+    def probe_labels(self, patients: int) -> Tensor:
+        """Return made-up labels, to try the loss with before it sees a patient."""
+        raise NotImplementedError
+
+    def describe(self, labels: Labels) -> dict[str, Any]:
+        """Return what a site's own check tells of the labels: counts by outcome."""
+        raise NotImplementedError

@@ -1,0 +1,62 @@
+"""What the report shows of tasks with several outcomes, or times to one: cells as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from federation.pages.elements import Fact, Td
+from server.report.run_folder import Metric, RunFolder
+from server.report.text import metric_text, subgroup_name, withheld
+
+Cell = Mapping[str, Any]
+
+
+def main_model(run: RunFolder) -> Mapping[str, Any]:
+    """The entry of metrics.json that the report is about."""
+    found: Mapping[str, Any] = run.document["models"][run.main]
+    return found
+
+
+def told(found: Any) -> Td:
+    """A metric of metrics.json."""
+    return metric_text(Metric.model_validate(found) if found else None)
+
+
+def by_outcome(cell: Cell) -> Mapping[str, Cell]:
+    """The cells of a cell's classes or findings."""
+    found: Mapping[str, Cell] = cell.get("classes") or cell.get("labels") or {}
+    return found
+
+
+def hidden(head: Td, cell: Cell, columns: int) -> list[Td]:
+    """A row of a cell that is withheld."""
+    return [head, withheld(str(cell["suppressed"]), columns)]
+
+
+def other_facts(run: RunFolder) -> list[Fact]:
+    """The first figures: of all hospitals, and of the worst hospital and subgroup."""
+    model = main_model(run)
+    overall = model["overall"]
+    title = "c-index" if run.task == "survival" else "Mean AUROC of the outcomes"
+    if "suppressed" in overall:
+        return [Fact(f"{title}, all hospitals", "withheld", str(overall["suppressed"]))]
+    first = Metric.model_validate(_first(overall))
+    shown = metric_text(first)
+    interval = f"95% interval {shown.note}" if first.low is not None else shown.note
+    facts = [Fact(f"{title}, all hospitals", shown.text, interval)]
+    for name, cells in (("Worst hospital", "sites"), ("Worst subgroup", "subgroups")):
+        values = {
+            subgroup_name(key): value
+            for key, cell in sorted(model[cells].items())
+            if "suppressed" not in cell and (value := _first(cell).get("value")) is not None
+        }
+        if values:
+            worst = min(values, key=values.__getitem__)
+            facts.append(Fact(f"{name}, {title}", f"{values[worst]:.3f}", f"{worst}."))
+    return facts
+
+
+def _first(cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = cell["c_index"] if "c_index" in cell else cell["macro"]["auroc"]
+    return found

@@ -1,0 +1,63 @@
+"""The example study of each kind of task, from synthetic patients to the report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from federation.study import load_study
+from simulations.consortium import synthesize
+from simulations.runner import simulate
+
+STUDIES = Path(__file__).parents[2] / "examples" / "studies"
+KINDS = {
+    "multiclass": "synthetic-severity.toml",
+    "multilabel": "synthetic-findings.toml",
+    "survival": "synthetic-survival.toml",
+}
+CHANGES = (
+    "training.rounds=2",
+    'evaluation.baselines=["local"]',
+    'evaluation.subgroups=["sex"]',
+    "split.fractions={train=0.4,tuning=0.2,held_out=0.4}",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
+    changes = [*CHANGES, "modalities.image.size=32"] if kind == "multilabel" else CHANGES
+    study = load_study(STUDIES / KINDS[kind], changes)
+    sites = tmp_path / "sites"
+    synthesize(sites, sites=2, patients=90, seed=4, image_size=16, task=kind)
+    site = sites / "st-elsewhere" / "site.toml"
+    site.write_text(site.read_text().replace('"fine"', '"merged"'))
+    runs = [tmp_path / "run", tmp_path / "again"][: 2 if kind == "survival" else 1]
+    for run in runs:
+        simulate(study, sites, run, workers=0)
+    metrics = json.loads((runs[0] / "metrics.json").read_text())
+    assert json.loads((runs[-1] / "metrics.json").read_text()) == metrics
+    federated = metrics["models"]["federated"]
+    overall = federated["overall"]
+    assert set(federated["sites"]) == {"st-elsewhere", "bayview"}
+    assert set(metrics["cross_site"]["bayview"]) == {"st-elsewhere", "bayview"}
+    rounds = [json.loads(line) for line in (runs[0] / "rounds.jsonl").read_text().splitlines()]
+    page = (runs[0] / "report.html").read_text()
+    if kind == "survival":
+        assert overall["c_index"]["low"] < overall["c_index"]["value"]
+        assert [one["days"] for one in overall["auroc_at"]] == [90.0, 180.0, 360.0]
+        assert 0 < overall["integrated_brier"]["value"] < 0.4
+        assert rounds[-1]["metrics"].keys() == {"c_index", "integrated_brier"}
+        assert "c-index by hospital" in page
+        return
+    names = study.task.weighs
+    cells = overall["classes" if kind == "multiclass" else "labels"]
+    assert tuple(cells) == names
+    assert all("at_threshold" in cells[name] for name in names)
+    assert overall["macro"]["auroc"]["of"] == 3
+    assert rounds[-1]["metrics"]["auroc"] is not None
+    assert all(name in page for name in names)
+    if kind == "multiclass":
+        merged = federated["sites"]["st-elsewhere"]["confusion"]
+        counts = [sum(column) for column in zip(*merged["true_by_predicted"], strict=True)]
+        assert all(count == 0 or count >= 10 for count in counts)
+        assert sum(map(sum, overall["confusion"]["true_by_predicted"])) <= overall["n"]
