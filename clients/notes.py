@@ -20,6 +20,8 @@ from federation.modalities import TextSection
 from federation.models.words import PADDING, PIECES
 from federation.vocabulary import bucket_of
 
+CUT = "note: cut at the study's max_tokens"
+NO_NOTE = "note: offered, but no event holds one"
 SCOPE = 5
 """Words after a negation that it reaches, as in the source."""
 WORDS_OR_ENDS = re.compile(r"\w+|[.;!?\n]")
@@ -49,9 +51,9 @@ def text_tensor(patients: Patients, section: TextSection, offered: bool) -> Moda
                 tokens[row, used[row], i] = known[piece]
             used[row] += 1
     cut = int(shortened.sum())
-    unusable = {"note: cut at the study's max_tokens": cut} if cut else {}
+    unusable = {CUT: cut} if cut else {}
     if offered and not rows:
-        unusable["note: offered, but no event holds one"] = len(patients)
+        unusable[NO_NOTE] = len(patients)
     return ModalityTensor(torch.from_numpy(tokens), torch.from_numpy(used > 0), unusable)
 
 

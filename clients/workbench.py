@@ -18,11 +18,13 @@ from clients.images.pool import all_cores
 from clients.ledger import Ledger, site_ledger
 from clients.memory import Memory
 from clients.notes import text_tensor
+from clients.pretrained import feature_tensor
 from clients.replies import StoredReplies
 from clients.site import Site, load_site
 from clients.store import CohortStore
 from clients.triplets import event_tensor
 from federation.errors import UserError
+from federation.modalities import TextSection
 from federation.models.build import FlatModel, build_model
 from federation.models.inputs import probe_inputs
 from federation.models.losses import patient_losses
@@ -249,12 +251,13 @@ class Workbench:
                 ),
             )
         if (text := modalities.text) is not None:
-            offered = site.settings.data.notes is not None
-            yield (
-                "text",
-                (*task, *text.prepared),
-                lambda: text_tensor(self.patients(file, study), text, offered),
-            )
+            yield "text", (*task, *text.prepared), lambda: self._text(file, study, text)
+
+    def _text(self, file: str, study: Study, text: TextSection) -> ModalityTensor:
+        site, patients = self.site(file), self.patients(file, study)
+        if text.chosen.reads == "features":
+            return feature_tensor(patients, text, site, choose_device(site))
+        return text_tensor(patients, text, site.settings.data.notes is not None)
 
     def _prepared(self, file: str) -> Prepared:
         """Return where a site's cohorts are kept, and what tells it from other sites there."""

@@ -177,8 +177,14 @@ NEGATIONS: tuple[str, ...] = (
 """Words of English that say that something is not so."""
 
 
+class PretrainedSection(WeightsSection):
+    """A folder with an encoder that each site has, and how many features it gives."""
+
+    features: PositiveInt = Field(default=768, le=16_384)
+
+
 class TextSection(ModalitySection):
-    """The notes before the prediction time, newest first, as hashed words."""
+    """The notes before the prediction time, newest first, as hashed words or as features."""
 
     encoders: ClassVar[Mapping[str, Encoder]] = TEXT
 
@@ -186,10 +192,22 @@ class TextSection(ModalitySection):
     buckets: PositiveInt = Field(default=2048, le=1_048_576)
     max_tokens: PositiveInt = Field(default=64, le=4096)
     negations: tuple[str, ...] = NEGATIONS
+    pretrained: PretrainedSection | None = None
+
+    @model_validator(mode="after")
+    def _features_are_of_something(self) -> TextSection:
+        if self.chosen.reads == "features" and self.pretrained is None:
+            raise ValueError(
+                f'encoder "{self.encoder}" needs to know which: give [modalities.text.pretrained]'
+            )
+        return self
 
     @property
     def prepared(self) -> tuple[object, ...]:
         """What a site's tensor follows from, beside its patients."""
+        if self.pretrained is not None:
+            # The folder's name and place do not matter, what is in it does.
+            return self.chosen.reads, self.pretrained.sha256, self.max_tokens
         return self.chosen.reads, self.buckets, self.max_tokens, self.negations
 
 

@@ -73,6 +73,7 @@ UNSET = (
     "evaluation.noise.",
     "strategy.compression.",
     "modalities.image.weights.",
+    "modalities.text.pretrained.",
     *(f"strategy.{kind}." for kind in STRATEGIES),
     *(f"task.{kind}." for kind in TASKS),
 )

@@ -63,11 +63,14 @@ def models(
 
 def described(modality: str, name: str, encoder: Encoder) -> dict[str, Any]:
     """Return the facts of an encoder, as a document."""
-    from federation.modalities import ModalitiesSection
+    from federation.modalities import EhrSection, ImageSection, ModalitySection, TextSection
 
-    table = ModalitiesSection.model_validate({modality: {"encoder": name}})
-    (section,) = [section for _, section in table.used]
-    defaults = section.model_dump(mode="json")
+    tables: dict[str, type[ModalitySection]] = {
+        "ehr": EhrSection,
+        "image": ImageSection,
+        "text": TextSection,
+    }
+    defaults = {key: field.default for key, field in tables[modality].model_fields.items()}
     return {
         "name": name,
         "modality": modality,

@@ -143,6 +143,8 @@ class NotesSection(Section):
     path: str | None = None
     link: LinkSection | None = None
     encoding: str = "utf-8"
+    models: str | None = None
+    """Folder of pretrained encoders, one folder each, for studies that name one."""
 
     @model_validator(mode="after")
     def _files_are_linked(self) -> NotesSection:

@@ -51,11 +51,17 @@ def notes(section: Any, places: int, patients: int, generator: torch.Generator) 
     return words
 
 
+def features(section: Any, places: int, patients: int, generator: torch.Generator) -> Tensor:
+    """(patients, features) float32."""
+    return torch.randn((patients, section.pretrained.features), generator=generator)
+
+
 PROBES: Mapping[Reads, Probe] = {
     "aggregates": aggregates,
     "events": events,
     "images": images,
     "notes": notes,
+    "features": features,
 }
 """Each makes up a tensor, as the patients' is described in its first line."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 if TYPE_CHECKING:
     from torch import nn
 
-Reads = Literal["aggregates", "events", "images", "notes"]
+Reads = Literal["aggregates", "events", "images", "notes", "features"]
 """What an encoder takes of a modality: each is prepared at the site in a way of its own."""
 
 
@@ -122,7 +122,20 @@ IMAGE: Mapping[str, Encoder] = {
     ),
 }
 TEXT: Mapping[str, Encoder] = {
-    "hashed": Encoder("hashed", "notes", "vectors of hashed words, and attention that weighs them"),
+    "hashed": Encoder(
+        "hashed",
+        "notes",
+        "vectors of hashed words, and attention that weighs them",
+        "",
+        frozenset({"buckets", "negations"}),
+    ),
+    "huggingface": Encoder(
+        "huggingface",
+        "features",
+        "an adapter over a frozen BERT-like encoder of a folder at the site",
+        "Houlsby et al., ICML 2019",
+        frozenset({"pretrained"}),
+    ),
 }
 ENCODERS: Mapping[str, Mapping[str, Encoder]] = {"ehr": EHR, "image": IMAGE, "text": TEXT}
 FUSIONS: Mapping[str, Fusion] = {

@@ -19,9 +19,15 @@ SHARED = {
     "ehr": {"width": 8, "buckets": 6, "codes": ("LAB//CRP", "LAB//BUN")},
     "image": {"width": 8, "size": 32},
     "volume": {"width": 8, "size": 32, "planes": 8},
-    "text": {"width": 8, "buckets": 32, "max_tokens": 6},
+    "text": {"width": 8, "max_tokens": 6},
 }
-OWN = {"vit": {"layers": 2, "heads": 2}, "transformer": {"max_events": 8, "layers": 2, "heads": 2}}
+PRETRAINED = {"name": "bert", "sha256": "0" * 64, "features": 12}
+OWN = {
+    "hashed": {"buckets": 32},
+    "huggingface": {"pretrained": PRETRAINED},
+    "vit": {"layers": 2, "heads": 2},
+    "transformer": {"max_events": 8, "layers": 2, "heads": 2},
+}
 """By encoder: what makes it small."""
 EVERY = [(modality, name) for modality, encoders in ENCODERS.items() for name in encoders]
 LARGE = ("resnet18", "resnet50")
