@@ -25,7 +25,7 @@ def as_it_travels(
     here looks at the data again.
 
     Args:
-        update: (size,) float32, local minus global; zero where it has not ``moved``.
+        update: (size,) float32, local minus global; zero where it has not ``moved``. It is used up.
         moved: (size,) whether the site moves this part of the model for the others.
         compression: the study's; None leaves the update as it is.
         memory: of what was left unsent, of this model alone.
@@ -46,8 +46,8 @@ def as_it_travels(
     kept = memory.before(round_).get(UNSENT)
     if kept is None or len(kept) != len(update):
         kept = np.zeros_like(update)
-    wanted = update + np.where(moved, kept, np.float32(0))
+    # In place, as an update may be large: what was kept becomes what is kept.
+    wanted = np.add(update, kept, out=update, where=moved)
     sent = rounded(wanted, compression)
-    wanted -= sent
-    memory.keep(round_, {UNSENT: np.where(moved, wanted, kept)})
+    memory.keep(round_, {UNSENT: np.subtract(wanted, sent, out=kept, where=moved)})
     return sent

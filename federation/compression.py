@@ -173,17 +173,28 @@ def _largest(update: Vector, count: int) -> dict[str, NDArray[Any]]:
 
     What is not a number counts as the largest of all, so that nobody takes it for nothing.
     """
-    size = np.abs(update)
-    np.nan_to_num(size, copy=False, nan=np.inf, posinf=np.inf)
-    least = np.partition(size, len(size) - count)[len(size) - count]
-    above = np.flatnonzero(size > least)
-    equal = np.flatnonzero(size == least)[: count - len(above)]
-    places = np.sort(np.concatenate([above, equal])).astype(np.uint32)
+    ordered = _sizes(update)
+    ordered.partition(len(update) - count)
+    least = ordered[len(update) - count]
+    del ordered
+    above, equal = [], []
+    for start in range(0, len(update), STRETCH):
+        size = _sizes(update[start : start + STRETCH])
+        above.append(np.flatnonzero(size > least).astype(np.uint32) + np.uint32(start))
+        equal.append(np.flatnonzero(size == least).astype(np.uint32) + np.uint32(start))
+    larger = np.concatenate(above)
+    places = np.sort(np.concatenate([larger, np.concatenate(equal)[: count - len(larger)]]))
     return {
         PLACES: places,
         VALUES: update[places].astype(np.float32),
         SIZE: np.array([len(update)], np.int64),
     }
+
+
+def _sizes(update: Vector) -> Vector:
+    size = np.abs(update)
+    size[np.isnan(size)] = np.inf
+    return size
 
 
 def _scattered(places: NDArray[Any], values: NDArray[Any], told: NDArray[Any]) -> Vector:

@@ -120,6 +120,7 @@ class Course:
             if not problem:
                 received += travels  # also where a host sent the sum instead
             self._tell(answer.site, problem, found, len(nodes))
+            del answer
             if self._full(found):
                 break
         if isinstance(updates, UpdateList):
@@ -229,8 +230,9 @@ class Course:
         """Yield answers as they come, each with the round in which it was asked for."""
         task, outstanding = self._task, self._outstanding
         if outstanding is None:
-            answers = task.exchange.ask(TRAIN, instructions, nodes, task.deadline, str(round_))
-            yield from ((answer, round_) for answer in answers)
+            for answer in task.exchange.ask(TRAIN, instructions, nodes, task.deadline, str(round_)):
+                yield answer, round_
+                del answer  # its update may be large
             return
         yield from ((answer, round_) for answer in outstanding.given_up(round_))
         outstanding.send(instructions, nodes, round_)

@@ -113,6 +113,7 @@ class Exchange:
             if site in waiting:
                 waiting.remove(site)
                 yield _read(site, reply, message_type, self.simulated)
+            del reply  # before the next one is there
         for site in sorted(waiting):
             yield Answer(site, None, NO_REPLY)
 
@@ -139,10 +140,9 @@ class Exchange:
             message_type: of the messages.
             sent: site by id of the message.
         """
-        for reply in list(self.grid.pull_messages(list(sent))) if sent else []:
-            message = reply.metadata.reply_to_message_id
-            if message in sent:
-                yield message, _read(sent[message], reply, message_type, self.simulated)
+        for message, site in list(sent.items()):  # one at a time: each may hold a large update
+            for reply in self.grid.pull_messages([message]):
+                yield message, _read(site, reply, message_type, self.simulated)
 
     def _replies(self, messages: list[Message], seconds: float) -> Iterator[Message]:
         """Yield replies as they come, until all are there or the time is over.
@@ -158,11 +158,13 @@ class Exchange:
         last = False
         while waiting and not last:
             last = time.monotonic() >= end  # one more pull for what came during the last sleep
-            replies = list(self.grid.pull_messages(waiting))
-            for reply in replies:
-                waiting.discard(reply.metadata.reply_to_message_id)
-            yield from replies
-            if waiting and not replies and not last:
+            before = len(waiting)
+            for message_id in sorted(waiting):  # one at a time: each may hold a large update
+                for reply in self.grid.pull_messages([message_id]):
+                    waiting.discard(message_id)
+                    yield reply
+                    del reply
+            if waiting and len(waiting) == before and not last:
                 time.sleep(POLL_SECONDS)
 
 

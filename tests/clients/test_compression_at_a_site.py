@@ -37,7 +37,7 @@ def test_a_round_that_is_repeated_sends_the_same(tmp_path):
     memory = Memory(tmp_path)
     first, second = updates(2)
     as_it_travels(first, EVERYWHERE, TOP, memory, 1)
-    once = as_it_travels(second, EVERYWHERE, TOP, memory, 2)
+    once = as_it_travels(second.copy(), EVERYWHERE, TOP, memory, 2)
     again = as_it_travels(second, EVERYWHERE, TOP, memory, 2)
     np.testing.assert_array_equal(once, again)
 

@@ -41,17 +41,17 @@ class TamperedGrid(LocalGrid):
 
     def __init__(self, sites, tamper):
         super().__init__(sites)
-        self.tamper = tamper
+        self.tamper, self.known = tamper, dict(self.names)
         self.rounds = 0
 
     def _answer(self, messages, end):
-        names = dict(self.names)
         training = messages[0].metadata.message_type == TRAIN
-        self.rounds += training
+        if training:
+            self.rounds = int(messages[0].metadata.group_id)
         asked = {m.metadata.message_id: m for m in messages}
         for reply in super()._answer(messages, end):
             message = asked[reply.metadata.reply_to_message_id]
-            site = names[message.metadata.dst_node_id]
+            site = self.known[message.metadata.dst_node_id]
             changed = self.tamper(site, self.rounds, message, reply) if training else reply
             if changed is not None:
                 yield changed
