@@ -140,9 +140,12 @@ class Exchange:
             message_type: of the messages.
             sent: site by id of the message.
         """
-        for message, site in list(sent.items()):  # one at a time: each may hold a large update
-            for reply in self.grid.pull_messages([message]):
-                yield message, _read(site, reply, message_type, self.simulated)
+        for asked in list(sent):  # one at a time: each may hold a large update
+            for reply in self.grid.pull_messages([asked]):
+                message = reply.metadata.reply_to_message_id
+                if message in sent:
+                    yield message, _read(sent[message], reply, message_type, self.simulated)
+                del reply
 
     def _replies(self, messages: list[Message], seconds: float) -> Iterator[Message]:
         """Yield replies as they come, until all are there or the time is over.
@@ -161,7 +164,7 @@ class Exchange:
             before = len(waiting)
             for message_id in sorted(waiting):  # one at a time: each may hold a large update
                 for reply in self.grid.pull_messages([message_id]):
-                    waiting.discard(message_id)
+                    waiting.discard(reply.metadata.reply_to_message_id)
                     yield reply
                     del reply
             if waiting and len(waiting) == before and not last:
