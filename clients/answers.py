@@ -163,8 +163,17 @@ def questions(
             *found,
             Question(f"{of_approval if kind == PREPARE else of_run}/{kind}", "", 1, kind),
         ]
-    place = [kind, instruction.model, instruction.round, instruction.split, instruction.shared]
-    asked = Question(f"{of_run}/{json.dumps(place)}", _weights(instruction), MOST_MODELS, kind)
+    with_second = instruction.reference is not None
+    place = [
+        instruction.model,
+        instruction.round,
+        instruction.split,
+        instruction.shared,
+        with_second,
+    ]
+    asked = Question(
+        f"{of_run}/{kind}/{json.dumps(place)}", _weights(instruction), MOST_MODELS, kind
+    )
     if kind == EVALUATE and _judges(study, site) and instruction.shared:
         asked = Question(asked.place, asked.asked, MOST_JUDGED, kind)
     return [*found, asked]
