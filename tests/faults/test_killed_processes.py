@@ -48,7 +48,7 @@ def test_a_killed_site_comes_back_with_its_ledger_and_the_run_goes_on(
 ) -> None:
     study = live.study(
         "site-dies",
-        training__rounds=4,
+        training__rounds=12,  # the server lets it in again after a minute
         privacy="{mechanism='dp_sgd', epsilon=6.0}",
         strategy__round_deadline_seconds=80,
     )
