@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from clients.checks.events import event_findings
 from clients.checks.finding import Finding, ordered, verdict
 from clients.checks.identifiers import identifier_findings
 from clients.checks.images import ImageFiles, image_findings, look_at_images
-from clients.checks.labels import label_findings
+from clients.checks.labels import label_findings, outcome_findings
 from clients.checks.leakage import leakage_findings
 from clients.checks.linked import linked_findings
 from clients.checks.patterns import masked
@@ -41,7 +41,8 @@ class Evidence:
 
     Attributes:
         scan: of all events.
-        patients: of the task.
+        patients: of the task, with labels that say whether they have the outcome, or any of them.
+        outcomes: what the task tells of the labels themselves.
         codes: what each code says of the label.
         coverage: of the study's vocabulary.
         values: beside the study's reference ranges.
@@ -52,6 +53,7 @@ class Evidence:
 
     scan: Scan | None = None
     patients: Patients | None = None
+    outcomes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     codes: tuple[Signal, ...] = ()
     coverage: Coverage | None = None
     values: tuple[Ranged, ...] = ()
@@ -169,11 +171,15 @@ def _of_patients(
     asked = study or _any_study(site)
     tell("patients: labels, splits, events before the prediction time")
     try:
-        patients = evidence.patients = bench.patients(str(site.file), asked)
+        read = bench.patients(str(site.file), asked)
     except UserError as error:
         yield blocked(error, "labels")
         yield from cluster_findings(scan, set())
         return
+    evidence.outcomes = asked.task.describe(read.labels)
+    yield from outcome_findings(evidence.outcomes, "data.labels")
+    happened = asked.task.happened(read.labels)
+    patients = evidence.patients = dataclasses.replace(read, labels=happened)
     yield from label_findings(patients, site.policy, "data.labels")
     yield from linked_findings(patients, site)
     found = signals(patients)
@@ -230,8 +236,7 @@ def counts(evidence: Evidence) -> dict[str, Any]:
     if patients := evidence.patients:
         told |= {
             "patients": len(patients),
-            "positives": int(patients.labels.sum()),
-            "prevalence": round(float(patients.labels.mean()), 6),
+            **evidence.outcomes,
             "splits": {name: len(rows) for name, rows in patients.splits.items()},
             "excluded": dict(patients.excluded),
             "notices": dict(patients.notices),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,33 @@ def label_findings(patients: Patients, policy: PolicySection, where: str) -> Ite
                 f"unknown for {unknown:.0%} of the patients",
                 "Add the events from which it is taken (docs/site-data.md), or leave it out.",
             )
+
+
+def outcome_findings(outcomes: Mapping[str, Any], where: str) -> Iterator[Finding]:
+    """Report classes that nobody has, and findings that nobody or everybody has.
+
+    Args:
+        outcomes: as a task describes its labels.
+        where: the labels file.
+    """
+    told = {name: f"no patient is of the class {name}" for name, n in _counts(outcomes) if not n}
+    for name, one in outcomes.get("labels", {}).items():
+        if one["positives"] in (0, one["known"]):
+            share = "none" if not one["positives"] else "all"
+            told[name] = f"{share} of {one['known']:,} patients have {name}"
+    for what in told.values():
+        yield Finding(
+            "warning",
+            "labels",
+            where,
+            f"{what}: this site can neither teach nor test it",
+            "Right if it is so rare here; otherwise check how the labels are made.",
+        )
+
+
+def _counts(outcomes: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+    counts: Mapping[str, int] = outcomes.get("classes", {})
+    return counts.items()
 
 
 def _classes(patients: Patients, where: str) -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from clients.checks.check import Check
 from clients.checks.finding import SEVERITIES, plural
@@ -33,10 +34,25 @@ def overview(check: Check) -> Iterator[tuple[str, str]]:
             "patients",
             f"{len(patients):,} with a label, {patients.labels.mean():.1%} positive; {splits}",
         )
+        for what in ("classes", "labels", "events", "censored"):
+            if what in evidence.outcomes:
+                yield what, _told(evidence.outcomes[what])
     if evidence.present:
         yield "modalities", ", ".join(f"{name} {n:,}" for name, n in evidence.present.items())
     counted = [sum(one.severity == name for one in check.findings) for name in SEVERITIES]
     yield "found", ", ".join(plural(n, name) for n, name in zip(counted, SEVERITIES, strict=True))
+
+
+def _told(counted: Any) -> str:
+    """Counts by outcome, as text."""
+    if not isinstance(counted, Mapping):
+        return f"{counted:,}"
+    return ", ".join(
+        f"{name} {one['positives']:,} of {one['known']:,}"
+        if isinstance(one, Mapping)
+        else f"{name} {one:,}"
+        for name, one in counted.items()
+    )
 
 
 def findings_table(check: Check) -> Table:

@@ -86,6 +86,10 @@ class Task(Section):
         """Return made-up labels, to try the loss with before it sees a patient."""
         raise NotImplementedError
 
+    def happened(self, labels: Labels) -> Labels:
+        """Return 1 where a patient has the outcome, or any of them, else 0: (patients,)."""
+        raise NotImplementedError
+
     def describe(self, labels: Labels) -> dict[str, Any]:
         """Return what a site's own check tells of the labels: counts by outcome."""
         raise NotImplementedError

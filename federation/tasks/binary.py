@@ -62,6 +62,10 @@ class BinaryTask(Task):
 
         return (torch.arange(patients) % 2).float()
 
+    def happened(self, labels: Labels) -> Labels:
+        """See `Task`."""
+        return labels
+
     def describe(self, labels: Labels) -> dict[str, Any]:
         """See `Task`."""
         positives = int(labels.sum())

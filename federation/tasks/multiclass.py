@@ -72,6 +72,10 @@ class MulticlassTask(Task):
 
         return (torch.arange(patients) % len(self.classes)).float()
 
+    def happened(self, labels: Labels) -> Labels:
+        """See `Task`; any class but the first."""
+        return (labels > 0).astype(labels.dtype)
+
     def describe(self, labels: Labels) -> dict[str, Any]:
         """See `Task`."""
         counts = {name: int((labels == k).sum()) for k, name in enumerate(self.classes)}

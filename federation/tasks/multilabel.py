@@ -87,6 +87,11 @@ class MultilabelTask(Task):
         places = torch.arange(patients).unsqueeze(1) + torch.arange(len(self.labels))
         return torch.where(places % 3 == 2, float("nan"), (places % 3).float())
 
+    def happened(self, labels: Labels) -> Labels:
+        """See `Task`."""
+        found: Labels = (labels == 1).any(axis=1).astype(labels.dtype)
+        return found
+
     def describe(self, labels: Labels) -> dict[str, Any]:
         """See `Task`."""
         return {

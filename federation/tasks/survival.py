@@ -110,6 +110,11 @@ class SurvivalTask(Task):
         times = torch.linspace(0.0, self.intervals[-1] * 1.2, patients)
         return torch.stack([times, (torch.arange(patients) % 2).float()], 1)
 
+    def happened(self, labels: Labels) -> Labels:
+        """See `Task`."""
+        ended: Labels = (labels[:, 1] == 1).astype(labels.dtype)
+        return ended
+
     def describe(self, labels: Labels) -> dict[str, Any]:
         """See `Task`."""
         import numpy as np
