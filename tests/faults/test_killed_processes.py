@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from live import LiveConsortium, read, rounds, same_metrics, wardround
+from live import PATIENCE, LiveConsortium, read, rounds, same_metrics, wardround
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("superlink")]
 
@@ -61,7 +61,7 @@ def test_a_killed_site_comes_back_with_its_ledger_and_the_run_goes_on(
     lost = live.wait_for_round(run, 2)
     assert lost["answered"] == ["st-elsewhere"]
     assert list(lost["failed"]) == ["bayview"]
-    assert live.wait_for_end(run)["exit_code"] == 0
+    assert live.wait_for_end(run, 2 * PATIENCE)["exit_code"] == 0
     assert "bayview" in rounds(run)[-1]["answered"]
     after = json.loads(wardround("ledger", live.sites / "bayview", "--json"))
     assert after["verified"]
