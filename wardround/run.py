@@ -19,6 +19,7 @@ def register(cli: typer.Typer) -> None:
     """Add this group's commands."""
     cli.command()(simulate)
     cli.command()(report)
+    cli.command()(track)
 
 
 def simulate(
@@ -52,17 +53,25 @@ def simulate(
         Path | None,
         typer.Option(help="An earlier run, whose model the sites score on the same patients."),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="mlflow[:URI]", help="Log the run to MLflow when it has ended."),
+    ] = None,
 ) -> None:
     """Train a study across simulated sites; prints the run folder last."""
     from rich.console import Console
 
     from federation.errors import UserError
     from federation.study import load_study
+    from server.tracking import check_target
+    from server.tracking import track as log
     from simulations.runner import simulate as run
     from wardround.progress import shown
 
     if resume is not None and out not in (None, resume):
         raise UserError("--out", "a resumed run stays in its own folder; leave --out away")
+    if track is not None:
+        check_target(track)
     resolved = load_study(study, set_ or (), seed)
     name = f"{resolved.study.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = resume or out or Path("runs") / name
@@ -86,7 +95,21 @@ def simulate(
         print(f"warning: and {more:,} more in {folder / 'warnings.json'}", file=sys.stderr)
     print(_headline(outcome.folder))
     print(f"report: {outcome.folder / 'report.html'}")
+    if track is not None:
+        print(f"mlflow: {log(outcome.folder, track)}")
     print(outcome.folder)
+
+
+def track(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    to: Annotated[
+        str, typer.Option(metavar="mlflow[:URI]", help="By default files beside the run folder.")
+    ] = "mlflow",
+) -> None:
+    """Log a finished run to MLflow: parameters, metrics by round and site, and its files."""
+    from server.tracking import track as log
+
+    print(f"mlflow: {log(run, to)}")
 
 
 def report(
