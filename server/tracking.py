@@ -88,8 +88,10 @@ def track(run: Path, target: str = KIND) -> str:
 
 
 def parameters(run: RunFolder) -> dict[str, str]:
-    """Every setting of the study, by its dotted key."""
-    return {key: shown(value)[:LONGEST] for key, value in flattened(run.study)}
+    """Every setting of the study, by its dotted key; of a code's slashes each becomes ``_``."""
+    return {
+        _name(key).replace("/", "_"): shown(value)[:LONGEST] for key, value in flattened(run.study)
+    }
 
 
 def measured(run: RunFolder) -> Iterator[Measured]:
@@ -124,7 +126,7 @@ def _log(client: MlflowClient, run: RunFolder) -> str:
     made = client.create_run(experiment, run_name=run.path.resolve().name).info.run_id
     tags = {"fingerprint": run.metrics.fingerprint, "run": str(run.environment.get("run", ""))}
     client.log_batch(made, tags=[RunTag(key, value) for key, value in tags.items()])
-    params = [Param(_name(key), value) for key, value in parameters(run).items()]
+    params = [Param(key, value) for key, value in parameters(run).items()]
     metrics = [Logged(_name(name), value, now, step) for name, value, step in measured(run)]
     for start in range(0, len(params), AT_ONCE):
         client.log_batch(made, params=params[start : start + AT_ONCE])

@@ -16,6 +16,9 @@ pytest.importorskip("mlflow", reason="the extra wardround[mlflow] is not install
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = write_run_folder(tmp_path_factory.mktemp("runs") / "first")
+    ranges = '\n[modalities.ehr.reference_ranges]\n"LAB//BUN" = [7, 25]\n'
+    study = folder / "study.toml"
+    study.write_text(study.read_text() + ranges)
     write_report(folder)
     return folder
 
@@ -35,6 +38,7 @@ def test_settings_are_parameters(run, logged):
     _, found = logged
     assert found.data.params == parameters(read_run_folder(run))
     assert found.data.params["training.rounds"] == "12"
+    assert found.data.params["modalities.ehr.reference_ranges.LAB__BUN"] == "7, 25"
     assert found.data.tags["mlflow.runName"] == "first"
     assert found.data.tags["fingerprint"] == "9f2c41d07a6be1538c02"
     assert found.info.status == "FINISHED"
