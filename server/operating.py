@@ -71,18 +71,12 @@ def common_threshold(tuning: Iterable[SiteEvaluation], section: ThresholdSection
     return Operating(chosen, told=told)
 
 
-def own_thresholds(tuning: Iterable[SiteEvaluation], section: ThresholdSection) -> Operating:
-    """A threshold for each site's own model, from its own tuning split; ``tuning`` has one a site.
-
-    Scores of different models share no scale, and so no threshold that is not given.
-    """
-    return thresholds_of({one.site: [one] for one in tuning}, section)
-
-
 def thresholds_of(
     tuning: Mapping[str, Iterable[SiteEvaluation]], section: ThresholdSection
 ) -> Operating:
     """A threshold for each site's model.
+
+    Scores of different models share no scale, and so no threshold that is not given.
 
     Args:
         tuning: the tuning splits, scored by that model, that choose each site's threshold.

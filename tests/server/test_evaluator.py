@@ -22,7 +22,7 @@ from server.evaluator import (
     headline,
     metrics_document,
 )
-from server.operating import Operating, common_threshold, own_thresholds
+from server.operating import Operating, common_threshold, thresholds_of
 from server.site_evaluation import SiteEvaluation
 
 AT_HALF = Operating(Threshold(0.5))
@@ -275,7 +275,8 @@ def test_withheld_tuning_split_is_left_out_of_the_threshold_and_named():
 def test_own_models_decide_at_their_own_thresholds_and_are_counted_together():
     data, by_site = local_evaluations(np.random.default_rng(8))
     home = [by_site[site][k] for k, site in enumerate(SITES)]
-    operating = own_thresholds(home, ThresholdSection(rule="sensitivity", value=0.9))
+    rule = ThresholdSection(rule="sensitivity", value=0.9)
+    operating = thresholds_of({one.site: [one] for one in home}, rule)
     local, cross = evaluate_local_models(by_site, operating)
     own = {site: one["value"] for site, one in local["threshold"]["sites"].items()}
     assert len(set(own.values())) == len(SITES)
