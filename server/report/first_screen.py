@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from federation.pages.elements import Fact
 from server.report.other_tasks import other_facts
@@ -26,7 +26,7 @@ def lead(run: RunFolder) -> str:
     patients = patients_by_split(run)
     faults = "simulation" in run.study and "faults" in run.study["simulation"]
     return (
-        f"A model that predicts {label} from {' and '.join(modalities) or 'patient data'}, trained "
+        f"A model that predicts {label} from {_listed(modalities)}, trained "
         f"by federated learning ({strategy}) over {rounds(run)} rounds at {len(run.sites)} "
         f"hospitals on {patients['train']:,} patients. "
         f"{patients['tuning']:,} further patients served to follow the rounds; the figures below "
@@ -38,6 +38,11 @@ def lead(run: RunFolder) -> str:
             else ""
         )
     )
+
+
+def _listed(modalities: Sequence[str]) -> str:
+    *others, last = modalities or ["patient data"]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def intended_use(run: RunFolder) -> str:

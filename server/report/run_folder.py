@@ -49,15 +49,20 @@ class Decisions(BaseModel):
     number_needed_to_evaluate: Metric | None = None
 
 
-class Cell(BaseModel):
-    """The metrics of some patients, or the reason why they are withheld."""
+class Ranked(BaseModel):
+    """AUROC of some patients, or the reason why it is withheld: all that a large matrix shows."""
 
     suppressed: str = ""
+    auroc: Metric | None = None
+
+
+class Cell(Ranked):
+    """The metrics of some patients, or the reason why they are withheld."""
+
     excludes: list[str] = []
     averaged_over_sites: bool = False
     n: int | None = None
     positives: int | None = None
-    auroc: Metric | None = None
     auprc: Metric | None = None
     sensitivity_at_90_specificity: Metric | None = None
     specificity_at_90_sensitivity: Metric | None = None
@@ -207,7 +212,7 @@ class Metrics(BaseModel):
     fingerprint: str
     seed: int
     models: dict[str, ModelMetrics] = Field(min_length=1)
-    cross_site: dict[str, dict[str, Cell]] = {}
+    cross_site: dict[str, dict[str, Ranked]] = {}
     joining: Joining | None = None
     drift: Drift | None = None
     predecessor: Predecessor | None = None
@@ -353,12 +358,13 @@ def read_run_folder(run: Path) -> RunFolder:
     if not run.is_dir():
         raise UserError(run, "there is no such run folder", remedy=REMEDY)
     warnings, shifts = run / "warnings.json", run / "shifts.json"
+    document = _read(run / "metrics.json", _json, dict[str, Any])
     return RunFolder(
         path=run,
         study=_read(run / "study.toml", tomllib.loads, dict[str, Any]),
         environment=_read(run / "environment.json", _json, dict[str, Any]),
-        metrics=_read(run / "metrics.json", _json, Metrics),
-        document=_read(run / "metrics.json", _json, dict[str, Any]),
+        metrics=_checked(run / "metrics.json", document, Metrics),
+        document=document,
         rounds=_read(run / "rounds.jsonl", _lines, list[Round]),
         summaries=_summaries(run / "summaries.json"),
         privacy=_read(run / "privacy.json", _json, Privacy),
@@ -380,13 +386,19 @@ def read_document(path: Path, kind: type[T]) -> T:
 def _read(path: Path, parse: Callable[[str], Any], kind: type[T]) -> T:
     """Parse a file and check it against a type."""
     try:
-        return TypeAdapter(kind).validate_python(parse(_text(path)))
+        return _checked(path, parse(_text(path)), kind)
+    except ValueError as error:  # JSONDecodeError, TOMLDecodeError: both say where
+        raise UserError(path, f"cannot be read: {error}", remedy=REMEDY) from None
+
+
+def _checked(path: Path, document: Any, kind: type[T]) -> T:
+    """Check what a file holds against a type."""
+    try:
+        return TypeAdapter(kind).validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise UserError(path, first["msg"], field=field, remedy=REMEDY) from None
-    except ValueError as error:  # JSONDecodeError, TOMLDecodeError: both say where
-        raise UserError(path, f"cannot be read: {error}", remedy=REMEDY) from None
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from federation.pages.elements import TOTAL, Td
-from server.report.run_folder import Cell, Metric
+from server.report.run_folder import Cell, Metric, Ranked
 
 MODEL_NAMES = {
     "federated": "Federated",
@@ -66,7 +66,7 @@ def total_row(cell: Cell) -> list[Td]:
     return metrics_row(ALL, cell, TOTAL, excludes(cell))
 
 
-def heat(cell: Cell | None) -> Td:
+def heat(cell: Ranked | None) -> Td:
     """AUROC of a cell, shaded by what it is."""
     if cell is None:
         return Td("–", "no patients", "undefined")

@@ -50,6 +50,11 @@ def test_heart_study_trains_across_four_real_hospitals(tmp_path):
     assert federated["overall"]["auroc"]["low"] > 0.8
     assert document["cross_site"]["cleveland"]["hungarian"]["n"] > 0
     assert (out / "report.html").stat().st_size < 6_000_000
+    told = wardround("report", out, "--predecessor", tmp_path / "run-0")
+    assert told.stdout.split() == [str(out / "report.html"), str(out / "model_card.md")]
+    change = json.loads((out / "model_card.json").read_text())["change_control"]
+    assert change["settings"] == []  # the same study; only Ray differs
+    assert {one["difference"]["value"] for one in change["differences"]} == {0.0}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from federation.pages.elements import Section, Table, Td
-from server.report.run_folder import Cell, RunFolder
+from server.report.run_folder import Ranked, RunFolder
 from server.report.text import heat
 
 
@@ -16,7 +16,7 @@ def cross_site(run: RunFolder) -> Section | None:
     return Section("across", "Across hospitals", [cross_site_table(run.metrics.cross_site)])
 
 
-def cross_site_table(found: Mapping[str, Mapping[str, Cell]]) -> Table:
+def cross_site_table(found: Mapping[str, Mapping[str, Ranked]]) -> Table:
     """AUROC of the model trained at the row's hospital on the patients of the column's."""
     tested = sorted({site for cells in found.values() for site in cells})
     rows = [

@@ -44,8 +44,9 @@ def sites_table(model: ModelMetrics) -> Table:
 
 
 def forest(model: ModelMetrics) -> Figure:
-    """AUROC with its interval by hospital, and of all together."""
-    cells = {ALL: model.overall, **dict(sorted(model.sites.items()))}
+    """AUROC with its interval of all together and by hospital, the highest first."""
+    best_first = sorted(model.sites.items(), key=lambda one: (-(_value(one[1]) or 0.0), one[0]))
+    cells = {ALL: model.overall, **dict(best_first)}
     shown = {name: cell for name, cell in cells.items() if _value(cell) is not None}
     names = [html.escape(name) for name in shown]
     values = [_value(cell) for cell in shown.values()]
@@ -73,7 +74,8 @@ def forest(model: ModelMetrics) -> Figure:
     }
     height = 34 if len(names) <= 30 else 18
     layout = axes("AUROC, 95% interval", "", height=110 + height * max(len(names), 3))
-    layout["yaxis"] |= {"autorange": "reversed", "automargin": True, "showgrid": False, "dtick": 1}
+    layout["yaxis"] |= {"range": [len(names) - 0.4, -0.6], "dtick": 1, "showgrid": False}
+    layout["yaxis"] |= {"automargin": True}
     starts = [v - below for v, (below, _) in zip(values, ends, strict=True) if v is not None]
     layout["xaxis"] |= {"range": [min([0.45, *starts]) - 0.02, 1.01]}
     layout["shapes"] = [reference(0.5, 0.5, 0, 1, yref="paper")]
