@@ -31,7 +31,7 @@ def cohort_of(rows, patients):
     frame["code"] = frame["code"].astype("category")
     each = np.arange(patients)
     return Patients(
-        each, np.zeros(patients, np.float32), frame, {"train": each}, {}, {}, {}, each / 1.0
+        each, np.zeros(patients, np.float32), frame, {"train": each}, {}, {}, {}, each / 1.0, each
     )
 
 

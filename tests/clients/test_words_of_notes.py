@@ -24,7 +24,7 @@ def cohort_of(notes, patients):
     frame["code"] = frame["code"].astype("category")
     rows = np.arange(patients)
     return Patients(
-        rows, np.zeros(patients, np.float32), frame, {"train": rows}, {}, {}, {}, rows / 1.0
+        rows, np.zeros(patients, np.float32), frame, {"train": rows}, {}, {}, {}, rows / 1.0, rows
     )
 
 
