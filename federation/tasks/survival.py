@@ -79,11 +79,11 @@ class SurvivalTask(Task):
     def scores(self, logits: Tensor) -> Tensor:
         """The risk of the outcome by each horizon, (patients, horizons).
 
-        Of Cox's model the one risk, brought between 0 and 1: it ranks patients, and is no
-        probability.
+        Of Cox's model the one risk at every horizon, brought between 0 and 1: it ranks patients,
+        and is no probability.
         """
         if self.model == "cox":
-            return logits.sigmoid().unsqueeze(-1)
+            return logits.sigmoid().unsqueeze(-1).expand(-1, len(self.told_at))
         risks = 1 - (1 - self._of_intervals(logits).sigmoid()).cumprod(-1)
         return risks[:, [self.intervals.index(h) for h in self.told_at]]
 

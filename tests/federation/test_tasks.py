@@ -149,7 +149,11 @@ def test_cox_loss_is_least_where_lifelines_finds_its_estimate():
 
 def test_cox_couples_patients_and_is_refused_under_privacy(make_study):
     cox = {"kind": "survival", "model": "cox", **SECTIONS["survival"]}
-    losses = patient_losses(make_study(task=cox))
+    study = make_study(task=cox | {"horizons": [20, 40]})
+    risks = study.task.scores(torch.tensor([0.3, -1.0], dtype=torch.float64)).numpy()
+    told = study.task.summarise(risks, np.array([[12.0, 1.0], [50.0, 0.0]], np.float32))
+    assert study.task.explains(told)
+    losses = patient_losses(study)
     labels = torch.tensor([[float(k), 1.0] for k in range(5)])
     with pytest.raises(UnfitForPrivacy, match="who else"):
         check_loss(losses, torch.linspace(-1, 1, 5), labels)
