@@ -161,13 +161,19 @@ def test_differences_of_hospitals_that_scored_both_models_are_paired(run, tmp_pa
 
 def test_cells_of_other_tasks_are_told_as_they_are(run):
     document = json.loads((run / "metrics.json").read_text())
-    cell = {"n": 120, "events": 40, "c_index": {"value": 0.71, "low": 0.66, "high": 0.76}}
+    known = {"value": 0.71, "low": 0.66, "high": 0.76}
+    cell = {"n": 120, "events": 40, "c_index": known, "integrated_brier": known}
     document["models"] = {"federated": {"overall": cell, "sites": {"basel": cell}, "subgroups": {}}}
     (run / "metrics.json").write_text(json.dumps(document))
+    study = (run / "study.toml").read_text().replace('"binary"', '"survival"')
+    (run / "study.toml").write_text(study)
     write_card(read_run_folder(run))
     card = json.loads((run / "model_card.json").read_text())
     assert card["performance"]["sites"]["basel"] == cell
-    assert "AUROC – (" not in (run / "model_card.md").read_text()
+    text = (run / "model_card.md").read_text()
+    assert "| basel | 120 | 40 | 0.710 (0.660 to 0.760) |" in text
+    assert "c-index, all hospitals: 0.710 (95% interval 0.660 to 0.760)" in text
+    assert "AUROC – (" not in text
 
 
 class Finished:

@@ -244,7 +244,7 @@ def _headline(run: RunFolder) -> str:
     cell = run.model.overall
     if cell.suppressed:
         return f"Withheld: {cell.suppressed}."
-    if cell.auroc is None:
+    if run.task != "binary":
         told = [f"{fact.name}: {fact.value} ({fact.note})" for fact in facts(run)[1:-1]]
         return f"{'; '.join(told)}. {_events(cell)}"
     return (

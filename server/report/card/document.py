@@ -14,19 +14,20 @@ from federation.pages.elements import Table, Td
 from server.report.card.answers import ANSWERS, given_answers, known_answers, who_answers
 from server.report.card.change import Change, kept
 from server.report.card.questions import CHAI, TRIPOD_AI, Question
-from server.report.run_folder import Cell, ModelMetrics, RunFolder
+from server.report.run_folder import Cell, RunFolder
 from server.report.sections.comparators import comparators_table
 from server.report.sections.data import characteristics_table, patients_table
 from server.report.sections.decisions import decision_table, gap_table
 from server.report.sections.hospitals import sites_table
+from server.report.sections.outcomes import outcomes
 from server.report.sections.privacy import privacy_table
 from server.report.sections.subgroups import subgroups_table
+from server.report.sections.survival import survival
 from server.report.text import METRICS, metric_text, shown
 
 HERE = Path(__file__).parent
 SCHEMA = "wardround.model-card/1"
 NOT_GIVEN = "not given"
-_OTHER = "The figures of each outcome are in report.html, and in model_card.json as numbers.\n"
 
 
 def write_card(run: RunFolder) -> tuple[Path, Path]:
@@ -82,13 +83,6 @@ def card_document(run: RunFolder, given: dict[str, str], change: Change | None) 
 def markdown(card: dict[str, Any], run: RunFolder) -> str:
     """The card as Markdown, with the tables of the report."""
     model = run.model
-    tables = [
-        sites_table(model),
-        subgroups_table(model),
-        decision_table(model),
-        gap_table(model),
-        comparators_table(run.metrics.models),
-    ]
     environment = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, autoescape=False,  # Markdown: `text` escapes
@@ -97,9 +91,7 @@ def markdown(card: dict[str, Any], run: RunFolder) -> str:
     return environment.get_template("model_card.md.jinja").render(
         card=card,
         answers_file=ANSWERS,
-        performance=_OTHER
-        if _other_task(model)
-        else "\n".join(_table(one) for one in tables if one.rows),
+        performance="\n".join(_table(one) for one in _performance_tables(run) if one.rows),
         data="\n".join(
             _table(t) for t in (characteristics_table(model), patients_table(run.sites))
         ),
@@ -129,12 +121,26 @@ def _answer(key: str, known: dict[str, str], given: dict[str, str]) -> dict[str,
     return {"key": key, "missing": f"{NOT_GIVEN}: to be filled by {who_answers(key)}"}
 
 
+def _performance_tables(run: RunFolder) -> list[Table]:
+    """The report's own tables of how well the model does."""
+    model = run.model
+    if run.task != "binary":
+        shown = (outcomes(run), survival(run))
+        return [table for section in shown if section for table in section.tables]
+    return [
+        sites_table(model),
+        subgroups_table(model),
+        decision_table(model),
+        gap_table(model),
+        comparators_table(run.metrics.models),
+    ]
+
+
 def _performance(run: RunFolder) -> dict[str, Any]:
     """Overall, by hospital and by subgroup; of tasks that have other cells, those as they are."""
     model, kept_keys = run.model, {"n", "positives", "suppressed", "excludes", "at_threshold"}
-    if _other_task(model):
-        told = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
-        found = told["models"][run.main]
+    if run.task != "binary":
+        found = run.document["models"][run.main]
         return {part: found[part] for part in ("overall", "sites", "subgroups")}
 
     def cell(one: Cell) -> dict[str, Any]:
@@ -148,11 +154,6 @@ def _performance(run: RunFolder) -> dict[str, Any]:
         "sites": {name: cell(one) for name, one in sorted(model.sites.items())},
         "subgroups": {name: cell(one) for name, one in sorted(model.subgroups.items())},
     }
-
-
-def _other_task(model: ModelMetrics) -> bool:
-    """Whether the cells have no AUROC of their own: several outcomes, or times to one."""
-    return model.overall.auroc is None and not model.overall.suppressed
 
 
 def _changed_table(title: str, card: dict[str, Any], part: str) -> Table:
