@@ -355,8 +355,12 @@ def choose_device(site: Site) -> torch.device:
 
 
 def stackable(study: Study) -> bool:
-    """Whether a study allows to train several sites in one pass: one logit, nothing drawn."""
+    """Whether a study allows to train several sites in one pass: one logit, nothing drawn.
+
+    Nor a layer over many tokens: its sums may come out otherwise in other company.
+    """
     plain = study.task.kind == "binary" and study.training.loss.weighted_only
+    plain = plain and study.fusion.tokens == "one"
     apart = study.modalities.augmented or study.training.precision != "float32"
     return plain and not apart
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from federation.validation import Section
 
@@ -89,6 +89,7 @@ Weight = Annotated[float, Field(gt=0, le=1e4)]
 class LossSection(Section):
     """What training minimises, patient by patient.
 
+    ``bce`` is another name of ``cross_entropy``, for a yes-or-no outcome.
     ``focal`` weighs patients down who are predicted well already, the more the larger ``gamma``.
     ``class_weight``: ``balanced`` weighs the classes of a site's training patients alike; weights
     by name are the study's own. ``smoothing`` moves each label so far towards not knowing it.
@@ -98,6 +99,11 @@ class LossSection(Section):
     gamma: float | None = Field(default=None, gt=0, le=10)
     class_weight: Literal["none", "balanced"] | dict[str, Weight] = "none"
     smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _cross_entropy_has_two_names(cls, name: object) -> object:
+        return "cross_entropy" if name == "bce" else name
 
     @model_validator(mode="after")
     def _gamma_is_for_focal(self) -> LossSection:

@@ -187,4 +187,22 @@ GLOSSARY: Mapping[str, str] = {
         "Patients whom a hospital could not use, by reason. Many of one reason can mean that the "
         "model was made for other patients than yours."
     ),
+    "c-index": (
+        "Take two patients of whom it is known who had the outcome first: it is the chance that "
+        "the model gave that one the higher risk. 0.5 is tossing a coin and 1 is perfect; it does "
+        "not say whether the risks themselves are right."
+    ),
+    "Integrated Brier score": (
+        "The mean squared distance between the predicted risk and what happened, averaged over "
+        "the time up to the last horizon: 0 is perfect, lower is better. Compare it only among "
+        "the same patients, because rare outcomes make it small by themselves."
+    ),
+    "Mean": (
+        "The mean AUROC of all classes or findings, each counted alike however rare it is. It has "
+        "no interval, and hides a class that the model cannot tell: look at each."
+    ),
+    "Likeliest withheld": (
+        "Patients of the row whose likeliest class is not told, because too few patients share "
+        "it. They count in no other column of the row."
+    ),
 }

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from federation.study import load_study
+from server.report.glossary import GLOSSARY
+from server.report.run_folder import read_run_folder
+from server.report.sections.outcomes import outcomes
+from server.report.sections.survival import survival
 from simulations.consortium import synthesize
 from simulations.runner import simulate
 
@@ -21,6 +25,15 @@ CHANGES = (
     'evaluation.subgroups=["sex"]',
     "split.fractions={train=0.4,tuning=0.2,held_out=0.4}",
 )
+NAMES = {"Hospital", "Subgroup", "Model", "Outcome", "Days", "True class"}
+"""Columns that are no metric."""
+
+
+def columns(run):
+    """Return the columns of the tables that only other tasks than binary have."""
+    shown = [section(read_run_folder(run)) for section in (outcomes, survival)]
+    tables = [table for section in shown if section is not None for table in section.tables]
+    return {column for table in tables for column in table.columns}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,6 +55,9 @@ def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
     assert set(metrics["cross_site"]["bayview"]) == {"st-elsewhere", "bayview"}
     rounds = [json.loads(line) for line in (runs[0] / "rounds.jsonl").read_text().splitlines()]
     page = (runs[0] / "report.html").read_text()
+    names = study.task.weighs
+    assert columns(runs[0]) > {"Patients"}
+    assert columns(runs[0]) - NAMES - set(names) <= set(GLOSSARY)
     if kind == "survival":
         assert overall["c_index"]["low"] < overall["c_index"]["value"]
         assert [one["days"] for one in overall["auroc_at"]] == [90.0, 180.0, 360.0]
@@ -49,7 +65,6 @@ def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
         assert rounds[-1]["metrics"].keys() == {"c_index", "integrated_brier"}
         assert "c-index by hospital" in page
         return
-    names = study.task.weighs
     cells = overall["classes" if kind == "multiclass" else "labels"]
     assert tuple(cells) == names
     assert all("at_threshold" in cells[name] for name in names)

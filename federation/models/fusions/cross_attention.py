@@ -27,27 +27,29 @@ class CrossAttentionFusion(nn.Module):
     def forward(self, encoded: Encoded, present: Present) -> Tensor:
         """Return logits."""
         some = next(iter(present.values()))
-        first = torch.zeros(len(some), 1, dtype=torch.long, device=some.device)
-        null = self.null(first)
-        tokens, masks, shares = [null], [torch.ones_like(first, dtype=torch.bool)], []
+        first = torch.zeros(len(some), dtype=torch.long, device=some.device)
+        null = self.null(first).unsqueeze(1)
+        tokens, masks, shares = [null], [torch.ones_like(some).unsqueeze(1)], []
         for name, project in self.project.items():
-            values, there = _several(encoded[name], present[name])
-            tokens.append(torch.where(there.unsqueeze(-1), project(values), null))
+            values, there = _several(project, encoded[name], present[name])
+            tokens.append(torch.where(there.unsqueeze(-1), values, null))
             masks.append(there)
         for mask in masks:
             count = mask.sum(1, keepdim=True).clamp(min=1)
             shares.append(count.to(null.dtype).log().expand(mask.shape))
         stacked = torch.cat(tokens, 1)
-        scores = (self.key(stacked) * self.query(first)).sum(-1) / stacked.shape[-1] ** 0.5
+        scores = (self.key(stacked) * self.query(first).unsqueeze(1)).sum(-1) / stacked.shape[
+            -1
+        ] ** 0.5
         scores = (scores - torch.cat(shares, 1)).masked_fill(~torch.cat(masks, 1), float("-inf"))
         seen = (scores.softmax(-1).unsqueeze(-1) * self.value(stacked)).sum(1)
         return one_or_several(self.head(seen))
 
 
-def _several(encoded: Tensor | Tokens, present: Tensor) -> Tokens:
+def _several(project: nn.Module, encoded: Tensor | Tokens, present: Tensor) -> Tokens:
     if isinstance(encoded, Tokens):
-        return Tokens(encoded.values, encoded.there & present.unsqueeze(1))
-    return Tokens(encoded.unsqueeze(1), present.unsqueeze(1))
+        return Tokens(project(encoded.values), encoded.there & present.unsqueeze(1))
+    return Tokens(project(encoded).unsqueeze(1), present.unsqueeze(1))
 
 
 def build(widths: Widths, outputs: int) -> CrossAttentionFusion:
