@@ -151,7 +151,7 @@ def foreign_options(encoders: Mapping[str, Encoder], name: str) -> frozenset[str
     """Return the keys that other encoders of the modality take and this one does not.
 
     >>> sorted(foreign_options(EHR, "mlp"))
-    []
+    ['heads', 'layers', 'max_events']
     """
     every = frozenset().union(*(encoder.options for encoder in encoders.values()))
     return every - encoders[name].options
