@@ -48,33 +48,6 @@ def brier(summary: ScoreSummary) -> Estimate:
     return Estimate(max(total, 0.0) / summary.n)
 
 
-@dataclass(frozen=True)
-class BrierParts:
-    """What a Brier score consists of; the parts add up to it."""
-
-    calibration: Estimate
-    refinement: Estimate
-
-
-def brier_parts(summary: ScoreSummary) -> BrierParts:
-    """Split the Brier score into its calibration and its refinement part.
-
-    Calibration is the mean squared gap between predicted and observed risk over 15 equal-width
-    bins, 0 at best; refinement is the rest, the least that recalibrating the bins could leave (but
-    for what the scores differ inside a bin, which counts here). As ECE, neither has an interval:
-    the gaps are biased upwards by sampling alone.
-
-    Source: Murphy, Journal of Applied Meteorology 1973; Stephenson et al., Weather and
-    Forecasting 2008, for what bins leave over.
-
-    >>> parts = brier_parts(ScoreSummary.from_scores([0.25] * 4, [0, 0, 0, 1]))
-    >>> round(parts.calibration.value, 3), round(parts.refinement.value, 3)
-    (0.0, 0.187)
-    """
-    found = binned(stack_of(summary))
-    return BrierParts(found.brier_calibration.at(0), found.brier_refinement.at(0))
-
-
 def risk_gap(summary: ScoreSummary, z: float = Z) -> Estimate:
     """Observed minus mean predicted risk with its interval, exact from the moments.
 
@@ -180,7 +153,16 @@ class Binned:
 
 
 def binned(stack: Stack) -> Binned:
-    """As ``brier_parts`` and ``expected_calibration_error``, of many cells."""
+    """Split the Brier score of each cell into its parts, and give ``expected_calibration_error``.
+
+    Calibration is the mean squared gap between predicted and observed risk over 15 equal-width
+    bins, 0 at best; refinement is the rest, the least that recalibrating the bins could leave (but
+    for what the scores differ inside a bin, which counts here). As ECE, neither has an interval:
+    the gaps are biased upwards by sampling alone.
+
+    Source: Murphy, Journal of Applied Meteorology 1973; Stephenson et al., Weather and
+    Forecasting 2008, for what bins leave over.
+    """
     starts = [edge_index(k / ECE_BINS) for k in range(ECE_BINS)]
     patients = stack.full.sum(axis=1)
     missed = np.add.reduceat(stack.full[:, 1] - patients * SCORES, starts, axis=-1)

@@ -71,29 +71,6 @@ def rate(name: str, confusion: Confusion, z: float = Z) -> Estimate:
     return rates(name, Decisions.of([confusion]), z).at(0)
 
 
-def f1(confusion: Confusion) -> Estimate:
-    """Harmonic mean of sensitivity and PPV, 2 tp / (2 tp + fp + fn), with its 95% interval.
-
-    It rises with tp / (tp + fp + fn), the share of those with event or alert who have both; that
-    share's interval is carried over.
-
-    >>> f1(Confusion(tp=3, fp=1, tn=5, fn=1)).value
-    0.75
-    """
-    return _f1s(Decisions.of([confusion])).at(0)
-
-
-def number_needed_to_evaluate(confusion: Confusion) -> Estimate:
-    """Alerts to look at for each patient with the event: 1 / PPV, with its 95% interval.
-
-    Source: Romero-Brufau et al., Critical Care 2015.
-
-    >>> number_needed_to_evaluate(Confusion(tp=2, fp=6, tn=5, fn=1)).value
-    4.0
-    """
-    return _numbers_needed(Decisions.of([confusion])).at(0)
-
-
 def at_threshold(confusion: Confusion, threshold: float | None) -> dict[str, Estimate]:
     """Everything that decisions at one threshold achieve, by name.
 
@@ -101,6 +78,10 @@ def at_threshold(confusion: Confusion, threshold: float | None) -> dict[str, Est
         confusion: of some patients.
         threshold: at which they were counted; None where sites decide at thresholds of their own,
             which no common net benefit belongs to.
+
+    >>> found = at_threshold(Confusion(tp=3, fp=1, tn=5, fn=1), 0.5)
+    >>> found["f1"].value, found["sensitivity"].value
+    (0.75, 0.75)
     """
     at = np.array([np.nan if threshold is None else threshold])
     found = {name: one.at(0) for name, one in decided(Decisions.of([confusion]), at).items()}
@@ -136,6 +117,11 @@ def rates(name: str, decisions: Decisions, z: float = Z) -> Column:
 
 
 def _f1s(decisions: Decisions) -> Column:
+    """Harmonic mean of sensitivity and PPV, 2 tp / (2 tp + fp + fn).
+
+    It rises with tp / (tp + fp + fn), the share of those with event or alert who have both; that
+    share's interval is carried over.
+    """
     tp, either = decisions.tp, np.maximum(decisions.tp + decisions.fp + decisions.fn, 1)
     low, high = wilson(tp / either, either)
     return Column.of(
@@ -147,6 +133,10 @@ def _f1s(decisions: Decisions) -> Column:
 
 
 def _numbers_needed(decisions: Decisions) -> Column:
+    """Alerts to look at for each patient with the event: 1 / PPV.
+
+    Source: Romero-Brufau et al., Critical Care 2015.
+    """
     tp, alerts = decisions.tp, decisions.tp + decisions.fp
     low, high = wilson(tp / np.maximum(alerts, 1), np.maximum(alerts, 1))
     hit = tp > 0

@@ -53,18 +53,6 @@ def sensitivity_at_specificity(summary: ScoreSummary, specificity: float = 0.9) 
     return Estimate(float(sensitivity_of(summary.counts, specificity)))
 
 
-def specificity_at_sensitivity(summary: ScoreSummary, sensitivity: float = 0.9) -> Estimate:
-    """Specificity where the ROC curve passes the sensitivity, linear inside a bin.
-
-    >>> specificity_at_sensitivity(ScoreSummary.from_scores([0.1, 0.4, 0.8], [0, 1, 1])).value
-    1.0
-    """
-    reason = unranked(summary)
-    if reason:
-        return Estimate.undefined(reason)
-    return Estimate(float(specificity_of(summary.counts, sensitivity)))
-
-
 def roc_curve(summary: ScoreSummary) -> tuple[Floats, Floats]:
     """False and true positive rate from (0, 0) to (1, 1), one point for each occupied bin."""
     counts = summary.counts[:, summary.counts.any(axis=0)]

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score
 
-from federation.metrics.decisions import at_threshold, f1, number_needed_to_evaluate, rate
+from federation.metrics.decisions import at_threshold, rate
 from federation.metrics.summary import EDGES, Confusion, ScoreSummary
 from federation.metrics.utility import benefit
 
@@ -38,7 +38,7 @@ def test_interval_of_a_rate_is_wilsons_of_its_own_patients():
     found = rate("ppv", Confusion(tp=12, fp=8, tn=70, fn=10))
     expected = binomtest(12, 20).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    hits = number_needed_to_evaluate(Confusion(tp=12, fp=8, tn=70, fn=10))
+    hits = at_threshold(Confusion(tp=12, fp=8, tn=70, fn=10), 0.5)["number_needed_to_evaluate"]
     assert (hits.low, hits.high) == pytest.approx((1 / expected.high, 1 / expected.low))
 
 
@@ -48,7 +48,7 @@ def test_intervals_of_f1_and_net_benefit_are_as_wide_as_their_bootstrap():
     tp, fp, _, fn = drawn.T
     confusion = Confusion(*(int(n) for n in counts))
     for found, values in (
-        (f1(confusion), 2 * tp / (2 * tp + fp + fn)),
+        (at_threshold(confusion, 0.2)["f1"], 2 * tp / (2 * tp + fp + fn)),
         (benefit(confusion, 0.2), (tp - 0.25 * fp) / counts.sum()),
     ):
         low, high = np.quantile(values, [0.025, 0.975])
