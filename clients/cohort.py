@@ -100,7 +100,7 @@ def read_patients(site: Site, task: Task, split: SplitSection) -> Patients:
         assert site.labels is not None
         rows = labels_of_file(site.labels, subjects, task)
     values = value_columns(task)
-    single = _one_label_each(rows, values, excluded, notices)
+    single = one_label_each(rows, values, excluded, notices)
     labels = _without_shared(single, site, subjects, excluded)
     labelled = np.unique(rows["subject_id"].to_numpy())
     events = site_events(site, subjects, told)
@@ -183,7 +183,7 @@ def _check_label(site: Site, task: Task) -> None:
         )
 
 
-def _one_label_each(
+def one_label_each(
     labels: pd.DataFrame,
     values: Sequence[str],
     excluded: Counter[str],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from federation.errors import UserError
 from simulations.hospitals import SITE_STRIDE, Hospital, draw_hospitals, draw_people
-from simulations.outcomes import Kind
+from simulations.outcomes import known_kind
 from simulations.records import write_site
 from simulations.truth import write_truth
 
@@ -23,7 +23,7 @@ def synthesize(
     epsilon_per_patient: float | None = None,
     progress: Callable[[str], None] | None = None,
     change: Callable[[list[Hospital]], list[Hospital]] | None = None,
-    task: Kind = "binary",
+    task: str = "binary",
 ) -> None:
     """Write a consortium of synthetic hospitals.
 
@@ -39,11 +39,12 @@ def synthesize(
         epsilon_per_patient: privacy cap of every site file; None leaves the default.
         progress: called with one line per hospital.
         change: applied to the hospitals' profiles before their patients are drawn.
-        task: the kind of labels.
+        task: the kind of labels, one of `simulations.outcomes.KINDS`.
 
     Raises:
-        UserError: if `out` is in use or a number is out of range.
+        UserError: if `out` is in use, or a number or the task is not possible.
     """
+    kind = known_kind(task)
     _check(
         out,
         sites=sites,
@@ -66,7 +67,7 @@ def synthesize(
         people = draw_people(hospital, index, seed)
         folder = out / hospital.name
         realised.append(
-            write_site(folder, hospital, people, index, seed, image_size, epsilon_per_patient, task)
+            write_site(folder, hospital, people, index, seed, image_size, epsilon_per_patient, kind)
         )
         everyone.append(people)
     arguments = {"sites": sites, "patients": patients, "seed": seed, "image_size": image_size}

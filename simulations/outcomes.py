@@ -9,11 +9,13 @@ exponential with the logit as its linear predictor, of patients who leave at som
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
+from federation.errors import UserError
+from federation.tasks import TASKS, Task
 from simulations.hospitals import Person, random_stream, sigmoid
 
 Kind = Literal["binary", "multiclass", "multilabel", "survival"]
@@ -29,6 +31,9 @@ UNCERTAIN_SHARE, BLANK_SHARE = 0.06, 0.5
 DAILY_HAZARD, HAZARD_EFFECT = 1 / 240, 0.8
 FOLLOW_UP_DAYS = (60.0, 720.0)
 
+FOLLOW_LOGIT: tuple[Kind, ...] = ("binary", "multiclass", "survival")
+"""The kinds whose labels follow from the logit of deterioration; findings have latents instead."""
+
 Columns = dict[str, pa.Array]
 
 
@@ -36,6 +41,29 @@ def label_columns(kind: Kind, people: Sequence[Person], index: int, seed: int) -
     """Return the columns of values of a hospital's labels file; `index` is its place."""
     draws = [random_stream(seed, index, "label", i) for i in range(len(people))]
     return _WRITERS[kind](people, draws)
+
+
+def known_kind(task: str) -> Kind:
+    """Return a kind of task by its name.
+
+    Raises:
+        UserError: if synthetic patients have no such labels.
+    """
+    for kind in KINDS:
+        if kind == task:
+            return kind
+    raise UserError("--task", f'"{task}" is not one of {", ".join(KINDS)}')
+
+
+def task_of(kind: Kind) -> Task:
+    """Return the task that reads the labels of a kind."""
+    options: Mapping[Kind, Mapping[str, Any]] = {
+        "binary": {},
+        "multiclass": {"classes": GRADES},
+        "multilabel": {"labels": tuple(FINDINGS)},
+        "survival": {"intervals": FOLLOW_UP_DAYS},
+    }
+    return TASKS[kind].model_validate({"label": "deterioration", **options[kind]})
 
 
 def _binary(people: Sequence[Person], draws: Sequence[np.random.Generator]) -> Columns:

@@ -100,7 +100,7 @@ def test_sweep_of_the_sweeps_page_resolves_and_every_key_is_described(tmp_path):
 def test_shifts_page_gives_every_kind_with_its_keys_and_defaults(tmp_path):
     text = (ROOT / "docs/shifts.md").read_text()
     rows = dict(
-        re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", text.split("## What is")[0], re.MULTILINE)
+        re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", text.split("## Other labels")[0], re.MULTILINE)
     )
     common = set(ShiftSection.model_fields)
     for name, kind in KINDS.items():

@@ -32,9 +32,7 @@ def synthesize(
     ] = "binary",
 ) -> None:
     """Write synthetic hospitals: MEDS events, DICOM images, notes, labels, known truth."""
-    from federation.errors import UserError
     from simulations.consortium import synthesize as write
-    from simulations.outcomes import KINDS
     from simulations.shifts.plan import load_shifts
     from simulations.shifts.synthetic import synthesize_shifted
 
@@ -43,14 +41,11 @@ def synthesize(
         "patients": patients,
         "seed": seed,
         "epsilon_per_patient": epsilon_per_patient,
+        "task": task,
         "progress": _tell,
     }
-    if task not in KINDS:
-        raise UserError("--task", f'"{task}" is not one of {", ".join(KINDS)}')
     if shifts is None:
-        write(out, **arguments, task=task)
-    elif task != "binary":
-        raise UserError("--shifts", "are made for yes-or-no labels", remedy="Leave --task away.")
+        write(out, **arguments)
     else:
         _warn(synthesize_shifted(out, load_shifts(shifts), **arguments))
     print(out)
@@ -60,12 +55,18 @@ def reshape(
     sites: Annotated[Path, typer.Argument(help="A folder with one folder per site.")],
     shifts: Annotated[Path, typer.Option(help="A file of distribution shifts.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Read labels as this study does; else as yes or no.")
+    ] = None,
 ) -> None:
     """Apply distribution shifts to site folders, real or synthetic; writes new ones."""
+    from federation.study import load_study
+    from simulations.shifts.outcomes import YES_OR_NO
     from simulations.shifts.plan import load_shifts
     from simulations.shifts.reshape import reshape as write
 
-    _warn(write(sites, load_shifts(shifts), out, _tell))
+    task = YES_OR_NO if study is None else load_study(study, (), None).task
+    _warn(write(sites, load_shifts(shifts), out, _tell, task))
     print(out)
 
 

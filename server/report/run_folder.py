@@ -263,12 +263,18 @@ class SiteData(BaseModel):
     failure: str = ""
 
 
+class ShiftedOutcome(BaseModel):
+    """One outcome at one moment of one site of shifts.json; null: known of nobody."""
+
+    prevalence: Metric | None = None
+
+
 class ShiftDistances(BaseModel):
     """One moment of one site of shifts.json: how far it is from the others; null: not known."""
 
     patients: int
-    prevalence: Metric
-    prevalence_gap: float
+    outcomes: dict[str, ShiftedOutcome]
+    prevalence_gap: float | None = None
     total_variation: dict[str, float | None] = {}
     values: float | None = None
     dependence: float | None = None

@@ -77,4 +77,4 @@ def _composed(before: Mapping[str, str], renamed: Mapping[str, str]) -> dict[str
     return as_written | changed
 
 
-KIND = Kind(Coding, apply, None)
+KIND = Kind(Coding, apply)

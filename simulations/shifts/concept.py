@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from simulations.hospitals import Effects, Hospital, sigmoid, solve_offset
+from simulations.hospitals import Effects, Hospital, solve_offset
 from simulations.shifts.kind import Effect, Floats, Kind, Place, Scope, ShiftSection, rounded
+from simulations.shifts.outcomes import told
+from simulations.shifts.rules import drawn_by_rule, rule_names
 from simulations.shifts.tables import SiteTables
 
 COMMON = 0.5
@@ -40,11 +42,11 @@ def apply(shift: Concept, tables: SiteTables, scope: Scope) -> Effect:
 
 
 def redraw(shift: Concept, tables: SiteTables, scope: Scope, weight: Floats) -> Effect:
-    """Draw labels anew from sigmoid(intercept + slope * score) for a random part of the patients.
+    """Draw labels anew by a rule of the site's own, for a random part of the patients.
 
-    The score is a random linear one of the last values of some codes before the prediction time
-    (of whether a code is there, where it has no number), standardised over the site's patients;
-    the intercept is the one at which the expected prevalence stays.
+    A rule's score is a random linear one of the last values of some codes before the prediction
+    time (of whether a code is there, where it has no number), standardised over the site's
+    patients. ``simulations.shifts.rules`` says how labels of each kind follow from it.
 
     Args:
         shift: its section.
@@ -56,23 +58,21 @@ def redraw(shift: Concept, tables: SiteTables, scope: Scope, weight: Floats) -> 
     features = _features(tables)
     if features.empty:
         return Effect(tables, {}, {}, "no code of its events differs between its patients")
-    rng = scope.random("rule")
-    chosen = rng.permutation(features.columns.to_numpy())[: shift.features]
-    rule = rng.standard_normal(len(chosen))
-    score = features[chosen].to_numpy() @ rule
-    score = (score - score.mean()) / (score.std() or 1.0)
-    labels = tables.patients["label"].to_numpy()
-    risk = sigmoid(_intercept(shift.slope * score, labels.mean()) + shift.slope * score)
-    chance = scope.random("patients").random((2, len(labels)))
-    anew = chance[0] < weight * scope.strength * shift.share
-    drawn_anew = np.where(anew, chance[1] < risk, labels).astype(np.int64)
-    rule_of = {str(code): rounded(w) for code, w in zip(chosen, rule, strict=True)}
-    touched = {
-        "labels drawn anew": int(anew.sum()),
-        "labels changed": int((drawn_anew != labels).sum()),
-    }
-    drawn = {"share": rounded(scope.strength * shift.share), "rule": rule_of}
-    return Effect(tables.relabel(drawn_anew), drawn, touched)
+    rng, chance = scope.random("rule"), scope.random("patients")
+    anew = chance.random(len(weight)) < weight * scope.strength * shift.share
+    rules, scores = {}, []
+    for name in rule_names(tables.task):
+        chosen = rng.permutation(features.columns.to_numpy())[: shift.features]
+        rule = rng.standard_normal(len(chosen))
+        score = features[chosen].to_numpy() @ rule
+        scores.append(shift.slope * (score - score.mean()) / (score.std() or 1.0))
+        rules[name] = {str(code): rounded(w) for code, w in zip(chosen, rule, strict=True)}
+    new = drawn_by_rule(tables, np.stack(scores), anew, chance)
+    before = tables.patients
+    moved = np.any([before[name].notna() & (before[name] != new[name]) for name in new], axis=0)
+    touched = {"labels drawn anew": int(anew.sum()), "labels changed": int(moved.sum())}
+    drawn = {"share": rounded(scope.strength * shift.share), "rule": told(tables.task, rules)}
+    return Effect(tables.relabel(new), drawn, touched)
 
 
 def in_profile(
@@ -113,15 +113,4 @@ def _had_by(events: pd.DataFrame, fewest: float, most: float) -> pd.DataFrame:
     return kept.assign(code=kept["code"].astype(str))
 
 
-def _intercept(logits: Floats, prevalence: float) -> float:
-    low, high = -50.0, 50.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if sigmoid(logits + middle).mean() < prevalence:
-            low = middle
-        else:
-            high = middle
-    return middle
-
-
-KIND = Kind(Concept, apply, in_profile)
+KIND = Kind(Concept, apply, in_profile, through_logit=True)

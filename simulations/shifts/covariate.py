@@ -71,4 +71,4 @@ def drift(shift: Covariate, tables: SiteTables, scope: Scope, weight: Floats) ->
     return Effect(replace(tables, events=events), drawn, {"values changed": int(moved.sum())})
 
 
-KIND = Kind(Covariate, apply, None)
+KIND = Kind(Covariate, apply)

@@ -39,4 +39,4 @@ def apply(shift: Frequency, tables: SiteTables, scope: Scope) -> Effect:
     return Effect(replace(tables, events=events[~gone]), {"share": rounded(share)}, touched, note)
 
 
-KIND = Kind(Frequency, apply, None)
+KIND = Kind(Frequency, apply)

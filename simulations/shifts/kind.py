@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from federation.randomness import derive_seed
+from federation.tasks import Task
 from federation.validation import Section
 from simulations.hospitals import Hospital
 from simulations.shifts.tables import SiteTables
@@ -86,11 +87,17 @@ class Kind:
         apply: changes what a site has recorded: (section, tables, scope) -> effect.
         in_profile: changes a synthetic hospital before its patients are drawn, where that is
             more right: (section, hospital, scope, place) -> hospital and what was drawn.
+        through_logit: whether that changes labels by the logit of deterioration alone.
+        unfit: says why it has no meaning for labels of a task; empty if it has.
     """
 
     section: type[ShiftSection]
     apply: Callable[[Any, SiteTables, Scope], Effect]
-    in_profile: Callable[[Any, Hospital, Scope, Place], tuple[Hospital, Mapping[str, Any]]] | None
+    in_profile: (
+        Callable[[Any, Hospital, Scope, Place], tuple[Hospital, Mapping[str, Any]]] | None
+    ) = None
+    through_logit: bool = False
+    unfit: Callable[[Any, Task], str] = lambda section, task: ""
 
 
 def rounded(value: float) -> float:

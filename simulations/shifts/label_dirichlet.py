@@ -7,12 +7,14 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from federation.tasks import BinaryTask, MulticlassTask, Task
 from simulations.shifts.kind import Effect, Kind, Scope, ShiftSection, rounded
+from simulations.shifts.outcomes import class_names
 from simulations.shifts.tables import SiteTables
 
 
 class LabelDirichlet(ShiftSection):
-    """``kind = "label_dirichlet"``: shares of the classes from Dirichlet(2 alpha p / strength).
+    """``kind = "label_dirichlet"``: shares of K classes from Dirichlet(K alpha p / strength).
 
     p are the site's own shares, so the mean stays and the spread grows. Patients do not move
     between sites: each site takes away whom it has too many of.
@@ -24,23 +26,36 @@ class LabelDirichlet(ShiftSection):
 
 
 def apply(shift: LabelDirichlet, tables: SiteTables, scope: Scope) -> Effect:
-    """Take away patients of one class until the shares are those drawn.
+    """Take away patients of all classes but one until the shares are those drawn.
+
+    Classes that nobody at the site has stay so.
 
     Source: Hsu, Qi and Brown, 2019, with one client's shares at a time.
     """
     labels = tables.patients["label"].to_numpy()
-    counts = np.bincount(labels, minlength=2)
-    if counts.min() == 0:
+    names = class_names(tables.task)
+    counts = np.bincount(labels, minlength=len(names))
+    there = np.flatnonzero(counts)
+    if len(there) < 2:
         return Effect(tables, {}, {}, "patients of one class only")
-    concentration = 2 * shift.alpha / scope.strength * counts / counts.sum()
-    shares = scope.random("shares").dirichlet(concentration)
-    rarer = int(shares[0] > counts[0] / counts.sum())
-    wanted = counts[1 - rarer] * shares[rarer] / max(shares[1 - rarer], 1e-12)
-    order = scope.random("patients").permutation(np.flatnonzero(labels == rarer))
-    stays = np.ones(len(labels), bool)
-    stays[order[round(wanted) :]] = False
-    drawn = {"prevalence": rounded(shares[1])}
-    return Effect(tables.keep(stays), drawn, {"patients taken away": int((~stays).sum())})
+    concentration = len(there) * shift.alpha / scope.strength * counts[there] / counts.sum()
+    shares = np.zeros(len(names))
+    shares[there] = np.maximum(scope.random("shares").dirichlet(concentration), 1e-12)
+    total = (counts[there] / shares[there]).min()
+    stays, rng = np.ones(len(labels), bool), scope.random("patients")
+    for k in there:
+        order = rng.permutation(np.flatnonzero(labels == k))
+        stays[order[round(total * shares[k]) :]] = False
+    drawn = {name: rounded(share) for name, share in zip(names, shares, strict=True)}
+    return Effect(
+        tables.keep(stays), {"shares": drawn}, {"patients taken away": int((~stays).sum())}
+    )
 
 
-KIND = Kind(LabelDirichlet, apply, None)
+def _unfit(shift: LabelDirichlet, task: Task) -> str:
+    if isinstance(task, BinaryTask | MulticlassTask):
+        return ""
+    return 'a patient is in no single class here; "prevalence" moves such outcomes'
+
+
+KIND = Kind(LabelDirichlet, apply, unfit=_unfit)

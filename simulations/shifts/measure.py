@@ -20,6 +20,7 @@ from clients.images.read import read_image
 from federation.metrics.intervals import wilson_interval
 from simulations.shifts.attributes import attributes
 from simulations.shifts.kind import Floats
+from simulations.shifts.outcomes import outcomes
 from simulations.shifts.tables import SiteTables
 
 CATEGORIES = ("age_band", "sex", "ethnicity", "codes")
@@ -38,19 +39,21 @@ class Summary:
     """A site, or one site at one moment, summed up.
 
     Attributes:
+        outcomes: by outcome, of how many patients it is known, and how many have it.
         counts: patients by level of each attribute; events until the prediction by code, under
             ``codes``.
         values: by code with numbers, how many there are until the prediction, and ``POINTS``
             quantiles.
-        moments: by code, (n, sum x, sum x^2, sum y, sum xy) of last values x and labels y.
+        moments: by code and outcome, (n, sum x, sum x^2, sum y, sum xy) of last values x and of
+            whether the patients have the outcome, y.
         images: (BINS,) counts of grey and of differences between neighbouring pixels.
     """
 
     patients: int
-    positives: int
+    outcomes: Mapping[str, tuple[int, int]]
     counts: Mapping[str, Counter[str]]
     values: Mapping[str, tuple[int, Floats]]
-    moments: Mapping[str, Floats]
+    moments: Mapping[tuple[str, str], Floats]
     images: Mapping[str, Floats]
 
 
@@ -62,7 +65,7 @@ def summarise(tables: SiteTables, images: Path | None) -> Summary:
         images: its image folder, as it is or as it was written.
     """
     patients, past = tables.patients, tables.past
-    labels = patients["label"].to_numpy()
+    has = outcomes(tables)
     who = attributes(tables)
     events = past[past["code"].isin(tables.codes())]
     counts = {name: Counter(map(str, who[name])) for name in CATEGORIES if name != "codes"}
@@ -74,11 +77,18 @@ def summarise(tables: SiteTables, images: Path | None) -> Summary:
         given = rows["numeric_value"].to_numpy(np.float64)
         values[str(code)] = (len(given), np.quantile(given, levels))
         last = rows.drop_duplicates("patient", keep="last")
-        x, y = last["numeric_value"].to_numpy(np.float64), labels[last["patient"]]
-        moments[str(code)] = np.array([len(x), x.sum(), (x * x).sum(), y.sum(), (x * y).sum()])
+        for name, column in has.items():
+            x, y = last["numeric_value"].to_numpy(np.float64), column[last["patient"]]
+            x, y = x[~np.isnan(y)], y[~np.isnan(y)]
+            moments[str(code), name] = np.array(
+                [len(x), x.sum(), (x * x).sum(), y.sum(), (x * y).sum()]
+            )
     return Summary(
         patients=len(patients),
-        positives=int(labels.sum()),
+        outcomes={
+            name: (int((~np.isnan(column)).sum()), int(np.nansum(column)))
+            for name, column in has.items()
+        },
         counts=counts,
         values=values,
         moments=moments,
@@ -90,18 +100,17 @@ def distances(site: Summary, rest: Sequence[Summary]) -> dict[str, Any]:
     """Measure a site against others, pooled.
 
     Returns:
-        ``patients``, ``positives``; ``prevalence`` with its 95% interval (Wilson) and
-        ``prevalence_gap``, the absolute difference to the rest; ``total_variation`` of each
-        attribute and of the codes of events; ``values``, the mean over the codes of the Wasserstein
-        distances ``values_by_code``, in standard deviations of the rest; ``dependence``, the mean
-        over the codes of the absolute difference in correlation between last value and label;
+        ``patients``; ``outcomes``, by name how many patients are ``known`` and ``positives``, with
+        the ``prevalence`` and its 95% interval (Wilson) and the ``gap``, the absolute difference to
+        the rest; ``prevalence_gap``, the mean of those; ``total_variation`` of each attribute and
+        of the codes of events; ``values``, the mean over the codes of the Wasserstein distances
+        ``values_by_code``, in standard deviations of the rest; ``dependence``, the mean over the
+        codes and outcomes of the absolute difference in correlation between the two;
         ``image_intensity`` and ``image_texture``, Wasserstein distances of grey and of differences
         between neighbouring pixels, both in [0, 1]. What either side lacks is null.
     """
-    share = site.positives / site.patients
-    low, high = wilson_interval(share, site.patients)
-    others = sum(one.patients for one in rest)
-    gap = abs(share - sum(one.positives for one in rest) / others)
+    found = {name: _prevalence(name, site, rest) for name in site.outcomes}
+    gaps = [one["gap"] for one in found.values() if one["gap"] is not None]
     by_code = {
         code: distance
         for code in site.values
@@ -109,9 +118,8 @@ def distances(site: Summary, rest: Sequence[Summary]) -> dict[str, Any]:
     }
     return {
         "patients": site.patients,
-        "positives": site.positives,
-        "prevalence": {"value": _r(share), "low": _r(low), "high": _r(high)},
-        "prevalence_gap": _r(gap),
+        "outcomes": found,
+        "prevalence_gap": _r(float(np.mean(gaps))) if gaps else None,
         "total_variation": {
             name: total_variation(site.counts[name], _added(one.counts[name] for one in rest))
             for name in CATEGORIES
@@ -139,6 +147,26 @@ def total_variation(one: Counter[str], other: Counter[str]) -> float | None:
     return _r(sum(gaps) / 2)
 
 
+def share_of(outcome: tuple[int, int]) -> float:
+    """Return the share of those of whom it is known who have an outcome; NaN of nobody."""
+    known, positives = outcome
+    return positives / known if known else float("nan")
+
+
+def _prevalence(name: str, site: Summary, rest: Sequence[Summary]) -> dict[str, Any]:
+    known, positives = site.outcomes[name]
+    others = [one.outcomes[name] for one in rest]
+    share = share_of((known, positives))
+    theirs = share_of((sum(n for n, _ in others), sum(n for _, n in others)))
+    told: dict[str, Any] = {"known": known, "positives": positives, "prevalence": None, "gap": None}
+    if known:
+        low, high = wilson_interval(share, known)
+        told["prevalence"] = {"value": _r(share), "low": _r(low), "high": _r(high)}
+    if not np.isnan(share - theirs):
+        told["gap"] = _r(abs(share - theirs))
+    return told
+
+
 def _added(counters: Any) -> Counter[str]:
     total: Counter[str] = Counter()
     for counter in counters:
@@ -162,11 +190,11 @@ def _value_distance(code: str, site: Summary, rest: Sequence[Summary]) -> float 
 
 def _dependence(site: Summary, rest: Sequence[Summary]) -> float | None:
     gaps = []
-    for code, here in site.moments.items():
-        there = sum((one.moments[code] for one in rest if code in one.moments), np.zeros(5))
-        pair = _correlation(here), _correlation(there)
-        if pair[0] is not None and pair[1] is not None:
-            gaps.append(abs(pair[0] - pair[1]))
+    for pair, here in site.moments.items():
+        there = sum((one.moments[pair] for one in rest if pair in one.moments), np.zeros(5))
+        one, other = _correlation(here), _correlation(there)
+        if one is not None and other is not None:
+            gaps.append(abs(one - other))
     return _r(float(np.mean(gaps))) if gaps else None
 
 

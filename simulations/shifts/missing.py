@@ -52,4 +52,4 @@ def _events(events: pd.DataFrame, modality: Modality) -> NDArray[np.bool_]:
     return np.asarray(events["code"].isin([c for c in codes if c.startswith(start)]))
 
 
-KIND = Kind(Missing, apply, None)
+KIND = Kind(Missing, apply)

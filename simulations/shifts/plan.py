@@ -12,8 +12,10 @@ from pydantic import Field
 
 from federation.errors import UserError
 from federation.randomness import derive_seed
+from federation.tasks import Task
 from federation.validation import Section, nearest, read_toml, validate
 from simulations.shifts.kind import Kind, Scope, ShiftSection
+from simulations.shifts.outcomes import LABELS
 from simulations.shifts.registry import KINDS
 from simulations.shifts.temporal import GROWING
 
@@ -104,6 +106,23 @@ class Plan:
                         field=f"shift.{number}.sites",
                         remedy=f"{hint}The sites are: {', '.join(known)}.",
                     )
+
+    def check_task(self, task: Task) -> None:
+        """Check that every shift has a meaning for a task's labels.
+
+        Raises:
+            UserError: if one has none, with the reason.
+        """
+        if not isinstance(task, LABELS):
+            raise UserError(self.file, f'shifts are not made for task.kind = "{task.kind}"')
+        for number, shift in enumerate(self.shifts, start=1):
+            why = shift.kind.unfit(shift.section, task)
+            if why:
+                raise UserError(
+                    self.file,
+                    f'"{shift.section.kind}" does not fit task.kind = "{task.kind}": {why}',
+                    field=f"shift.{number}",
+                )
 
 
 def load_shifts(file: Path) -> Plan:

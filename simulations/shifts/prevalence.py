@@ -1,4 +1,4 @@
-"""Label prevalence: each site's odds of the outcome are multiplied by a factor of its own."""
+"""Label prevalence: each site's odds of its outcomes are multiplied by factors of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from federation.tasks import MulticlassTask
 from simulations.hospitals import Hospital, sigmoid, solve_offset
 from simulations.shifts.kind import Effect, Floats, Kind, Place, Scope, ShiftSection, rounded
+from simulations.shifts.outcomes import outcomes, told
 from simulations.shifts.tables import SiteTables
 
 
@@ -23,15 +25,19 @@ class Prevalence(ShiftSection):
 
 
 def apply(shift: Prevalence, tables: SiteTables, scope: Scope) -> Effect:
-    """Take away patients of one class; see ``tilt``."""
+    """Take away patients with the outcomes that become rarer; see ``tilt``."""
     return tilt(shift, tables, scope, np.ones(len(tables.patients)))
 
 
 def tilt(shift: Prevalence, tables: SiteTables, scope: Scope, weight: Floats) -> Effect:
-    """Multiply the odds of the outcome by exp(weight * logit).
+    """Multiply the odds of the outcomes by exp(weight * logit), by taking patients away.
 
-    A patient of the class that becomes rarer stays with probability exp(-weight * |logit|), which
-    moves the logit of the prevalence by just that, and leaves what the classes look like alone.
+    A patient stays with a probability proportional to exp(weight * sum of the logits of the
+    outcomes that the patient has), and as likely as can be. So the logit of a single outcome, the
+    log odds between any two classes, and the logit of each finding given the others move by just
+    what was drawn, and what the classes look like stays. Of a time to an outcome it is the odds
+    that the outcome was seen. Of classes, each logit has the standard deviation sd / sqrt(2), so
+    that differences have sd.
 
     Args:
         shift: its section.
@@ -39,13 +45,17 @@ def tilt(shift: Prevalence, tables: SiteTables, scope: Scope, weight: Floats) ->
         scope: of the shift here.
         weight: (patients,) in [0, 1].
     """
-    logit = _logit(shift, scope)
-    labels = tables.patients["label"].to_numpy()
-    rarer = labels == (0 if logit > 0 else 1)
-    chance = scope.random("patients").random(len(labels))
-    stays = ~rarer | (chance < np.exp(-weight * abs(logit)))
+    has = outcomes(tables)
+    sd = shift.sd / np.sqrt(2) if isinstance(tables.task, MulticlassTask) else shift.sd
+    logits = scope.strength * sd * scope.random("logit").standard_normal(len(has))
+    tilted = np.nan_to_num(np.stack(list(has.values()))).T @ logits
+    chance = scope.random("patients").random(len(tilted))
+    stays = chance < np.exp(weight * (tilted - tilted.max()))
+    drawn = {name: rounded(logit) for name, logit in zip(has, logits, strict=True)}
     return Effect(
-        tables.keep(stays), {"logit": rounded(logit)}, {"patients taken away": int((~stays).sum())}
+        tables.keep(stays),
+        {"logit": told(tables.task, drawn)},
+        {"patients taken away": int((~stays).sum())},
     )
 
 
@@ -53,15 +63,11 @@ def in_profile(
     shift: Prevalence, hospital: Hospital, scope: Scope, place: Place
 ) -> tuple[Hospital, Mapping[str, Any]]:
     """Change the hospital's expected prevalence; nobody is taken away."""
-    logit = _logit(shift, scope)
+    logit = scope.strength * shift.sd * float(scope.random("logit").standard_normal())
     odds = np.log(hospital.prevalence / (1 - hospital.prevalence))
     changed = replace(hospital, prevalence=rounded(sigmoid(odds + logit)))
     changed = replace(changed, offset=solve_offset(changed, place.index, place.seed))
     return changed, {"logit": rounded(logit), "prevalence": changed.prevalence}
 
 
-def _logit(shift: Prevalence, scope: Scope) -> float:
-    return scope.strength * shift.sd * float(scope.random("logit").standard_normal())
-
-
-KIND = Kind(Prevalence, apply, in_profile)
+KIND = Kind(Prevalence, apply, in_profile, through_logit=True)

@@ -59,7 +59,7 @@ def write_record(folder: Path, plan: Plan, sites: Mapping[str, SiteRecord]) -> N
         for number, shift in enumerate(plan.shifts, start=1)
     ]
     document = {
-        "schema": "wardround.shifts/1",
+        "schema": "wardround.shifts/2",
         "seed": plan.seed,
         "strength": plan.strength,
         "shifts": shifts,

@@ -17,7 +17,9 @@ from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site, find_sites, load_site
 from federation.errors import UserError
 from federation.study import Fractions
-from simulations.shifts.measure import Summary, summarise
+from federation.tasks import Task
+from simulations.shifts.measure import Summary, share_of, summarise
+from simulations.shifts.outcomes import YES_OR_NO, untrainable
 from simulations.shifts.plan import Plan
 from simulations.shifts.record import Done, SiteRecord, write_record
 from simulations.shifts.site_folder import write_site
@@ -26,7 +28,13 @@ from simulations.shifts.tables import SiteTables, read_tables
 Progress = Callable[[str], None]
 
 
-def reshape(sites: Path, plan: Plan, out: Path, progress: Progress | None = None) -> list[str]:
+def reshape(
+    sites: Path,
+    plan: Plan,
+    out: Path,
+    progress: Progress | None = None,
+    task: Task = YES_OR_NO,
+) -> list[str]:
     """Write every site anew as the plan says, and ``out/shifts.json``.
 
     Equal sites and plans write equal bytes; where no shift acts, the files are those of the site.
@@ -38,19 +46,21 @@ def reshape(sites: Path, plan: Plan, out: Path, progress: Progress | None = None
         plan: the shifts.
         out: folder to make; must be empty or absent, and not among the sites.
         progress: called with one line per site.
+        task: says how the sites' labels are read.
 
     Returns:
         A line for each shift that did nothing at a site, and why.
 
     Raises:
-        UserError: if a site cannot be read, the plan does not fit the sites, ``out`` is in use, or
-            a site would be left without patients or with one class only.
+        UserError: if a site cannot be read, the plan does not fit the sites or the task, ``out`` is
+            in use, or a site would be left without patients or without two different labels.
     """
+    plan.check_task(task)
     found = _named(sites)
     plan.check_sites(site.name for site in found.values())
     check_free(out, sites)
     with staged(out) as folder:
-        records = apply_plan(found, plan, folder, progress or (lambda _: None))
+        records = apply_plan(found, plan, folder, progress or (lambda _: None), task)
         write_record(folder, plan, records)
     return idle_shifts(records)
 
@@ -60,6 +70,7 @@ def apply_plan(
     plan: Plan,
     folder: Path,
     progress: Progress,
+    task: Task,
     *,
     done_before: Mapping[str, Sequence[Done]] | None = None,
     originals: Mapping[str, Site] | None = None,
@@ -71,6 +82,7 @@ def apply_plan(
         plan: the shifts.
         folder: to write into.
         progress: called with one line per site.
+        task: says how labels are read.
         done_before: by site, what was already done by number; these shifts are not applied again.
         originals: by folder name, the site to measure as it was before, where that is another.
 
@@ -80,9 +92,13 @@ def apply_plan(
     names = sorted(site.name for site in sites.values())
     records = {}
     for position, (place, site) in enumerate(sites.items(), start=1):
-        before = read_tables(site)
+        before = read_tables(site, task)
         if before.patients.empty:
-            raise UserError(site.labels or site.file, "no subject has events and a label of 0 or 1")
+            raise UserError(
+                site.labels or site.file,
+                f'no subject has events and a label of task.kind = "{task.kind}"',
+                remedy="Labels of another kind are read as --study says.",
+            )
         done = list((done_before or {}).get(site.name, ()))
         after, applied = _shifted(before, plan, names, {one.number for one in done})
         done = sorted([*done, *applied], key=lambda one: one.number)
@@ -96,14 +112,14 @@ def apply_plan(
         original = (originals or {}).get(place)
         first = summarise(before, site.images)
         if original is not None:
-            first = summarise(read_tables(original), original.images)
+            first = summarise(read_tables(original, task), original.images)
         last = first
         if original is not None or after is not before:
             last = summarise(after, load_site(folder / place).images)
         records[site.name] = SiteRecord(done, images, first, last)
         progress(
             f"{site.name}: {first.patients} -> {last.patients} patients, prevalence "
-            f"{_share(first):.3f} -> {_share(last):.3f} ({position} of {len(sites)})"
+            f"{_shares(first, last)} ({position} of {len(sites)})"
         )
     return records
 
@@ -164,12 +180,12 @@ def _named(folder: Path) -> dict[str, Site]:
             raise UserError(
                 file, f'"{site.name}" is also the name of {twin.file}', field="site.name"
             )
-        _check_named(site)
+        _check_all_told(site)
         found[file.parent.name] = site
     return found
 
 
-def _check_named(site: Site) -> None:
+def _check_all_told(site: Site) -> None:
     data = site.settings.data
     for name, section in (("images", data.images), ("notes", data.notes)):
         if section is not None and section.link is not None:
@@ -179,6 +195,13 @@ def _check_named(site: Site) -> None:
                 field=f"data.{name}.link",
                 remedy="Give events that name the files, or notes as events.",
             )
+    if data.exclude is not None:
+        raise UserError(
+            site.file,
+            "patients of whom only a list tells that they are left out cannot be reshaped",
+            field="data.exclude",
+            remedy="Take their events and labels out of the site's files.",
+        )
 
 
 def _shifted(
@@ -214,12 +237,11 @@ def _check_usable(tables: SiteTables, plan: Plan) -> None:
     if patients.empty:
         raise UserError(plan.file, f"{name} would be left without any patient", remedy=remedy)
     for what, rows in (("", np.ones(len(patients), bool)), (" in training", _training(tables))):
-        labels = patients["label"].to_numpy()[rows]
-        if len(np.unique(labels)) < 2:
+        why = untrainable(tables, rows)
+        if why:
             raise UserError(
                 plan.file,
-                f"{name} would be left with {len(labels)} patients{what}, "
-                f"{int(labels.sum())} of them with the outcome; expected both classes",
+                f"{name} would be left with {int(rows.sum())} patients{what}, {why}",
                 remedy=remedy,
             )
 
@@ -234,5 +256,12 @@ def _training(tables: SiteTables) -> NDArray[np.bool_]:
     return split_places(pseudonyms(subjects, tables.site.patient_key())) < Fractions().train
 
 
-def _share(summary: Summary) -> float:
-    return summary.positives / summary.patients
+def _shares(first: Summary, last: Summary) -> str:
+    """Say the prevalence of each outcome before and after; without a name of a single one."""
+    moved = [
+        (name, share_of(first.outcomes[name]), share_of(last.outcomes[name]))
+        for name in first.outcomes
+    ]
+    if len(moved) == 1:
+        moved = [("", *moved[0][1:])]
+    return ", ".join(f"{name} {a:.3f} -> {b:.3f}".strip() for name, a, b in moved)

@@ -62,4 +62,4 @@ def apply(shift: Scanner, tables: SiteTables, scope: Scope) -> Effect:
     return Effect(replace(tables, looks=(*tables.looks, look)), told, {"images": images})
 
 
-KIND = Kind(Scanner, apply, None)
+KIND = Kind(Scanner, apply)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +17,11 @@ import pyarrow.parquet as pq
 import tomli_w
 from meds.schema import code_metadata_filepath
 
+from clients.label_values import value_columns
 from clients.site import Site
 from clients.sources import meds
 from federation.validation import read_toml
+from simulations.shifts.label_columns import with_labels, with_numbers, with_texts
 from simulations.shifts.pixels import rewrite
 from simulations.shifts.tables import SiteTables, labels_file
 
@@ -166,10 +167,10 @@ def _write_events(
             continue
         table = _read(file).take(rows)
         if changed.any():
-            table = _with_values(table, "numeric_value", values, changed)
+            table = with_numbers(table, "numeric_value", values, changed)
         if recoded:
             names = pd.Series(table["code"].to_pylist(), dtype=object)
-            table = _replaced(table, "code", names.map(lambda code: renamed.get(code, code)))
+            table = with_texts(table, "code", names.map(lambda code: renamed.get(code, code)))
         pq.write_table(table, copy)
 
 
@@ -211,18 +212,18 @@ def _write_splits(before: SiteTables, after: SiteTables, target: Path) -> None:
 
 def _write_labels(before: SiteTables, after: SiteTables, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    rows, labels = after.labels["row"].to_numpy(), after.labels["label"].to_numpy()
-    kept = before.labels["label"].to_numpy()[rows]
-    changed = ~((labels == kept) | (np.isnan(labels) & np.isnan(kept)))
-    if len(rows) == len(before.labels) and not changed.any():
+    rows = after.labels["row"].to_numpy()
+    changed = {}
+    for name in value_columns(before.task):
+        new, old = after.labels[name].to_numpy(), before.labels[name].to_numpy()[rows]
+        changed[name] = ~((new == old) | (np.isnan(new) & np.isnan(old)))
+    if len(rows) == len(before.labels) and not any(map(np.any, changed.values())):
         shutil.copyfile(labels_file(before.site), target)
         return
     table = _read(labels_file(before.site)).take(rows)
-    for name in meds.LABEL_VALUES:
-        if name in table.schema.names:
-            given = table[name].is_valid().to_numpy()
-            if (changed & given).any():
-                table = _with_values(table, name, labels, changed & given)
+    for name, there in changed.items():
+        if there.any():
+            table = with_labels(table, before.task, name, after.labels[name].to_numpy(), there)
     pq.write_table(table, target)
 
 
@@ -266,20 +267,3 @@ def _read(file: Path) -> pa.Table:
     """All columns of a file, extra ones too; never partitions read out of folder names."""
     with pq.ParquetFile(file) as opened:
         return opened.read()
-
-
-def _with_values(table: pa.Table, name: str, values: Any, changed: Any) -> pa.Table:
-    """Replace numbers where they changed, in the type of their column."""
-    kind = table.schema.field(name).type
-    new = pa.array(values, pa.float64()).cast(kind, safe=False)
-    column = pa.compute.if_else(pa.array(changed), new, table[name].combine_chunks())
-    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
-
-
-def _replaced(table: pa.Table, name: str, texts: pd.Series) -> pa.Table:
-    field = table.schema.field(name)
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    column = pa.array(texts.tolist(), kind)
-    if pa.types.is_dictionary(field.type):
-        column = column.dictionary_encode().cast(field.type)
-    return table.set_column(table.schema.get_field_index(name), field, column)

@@ -10,6 +10,7 @@ from typing import Any
 from clients.site import find_sites, load_site
 from simulations.consortium import synthesize
 from simulations.hospitals import Hospital
+from simulations.outcomes import FOLLOW_LOGIT, Kind, known_kind, task_of
 from simulations.shifts.kind import Place
 from simulations.shifts.plan import Plan
 from simulations.shifts.record import Done, write_record
@@ -27,12 +28,14 @@ def synthesize_shifted(
     seed: int,
     image_size: int = 64,
     epsilon_per_patient: float | None = None,
+    task: str = "binary",
     progress: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Write a consortium of synthetic hospitals as ``synthesize`` does, with the plan's shifts.
 
-    Kinds that a hospital's profile can express (quantity, prevalence, case_mix, concept) act there,
-    in the order of the file, before anyone is drawn, so truth.json describes the shifted hospitals.
+    Kinds that a hospital's profile can express (quantity, case_mix and, where labels follow from
+    its logit, prevalence and concept) act there, in the order of the file, before anyone is drawn,
+    so truth.json describes the shifted hospitals.
     The others then act on what was recorded, as in ``reshape``. At strength 0 the site folders and
     the truth are those of ``synthesize``, byte for byte.
 
@@ -49,14 +52,17 @@ def synthesize_shifted(
         "seed": seed,
         "image_size": image_size,
         "epsilon_per_patient": epsilon_per_patient,
+        "task": task,
     }
+    kind = known_kind(task)
+    plan.check_task(task_of(kind))
     done: dict[str, list[Done]] = defaultdict(list)
 
     def change(hospitals: list[Hospital]) -> list[Hospital]:
-        return _shifted(hospitals, plan, seed, done)
+        return _shifted(hospitals, plan, seed, kind, done)
 
     with staged(out) as folder:
-        drawn, plain = folder.parent / "drawn", folder.parent / "plain"
+        drawn, plain = (folder.parent / f"{out.name}.{what}" for what in ("drawn", "plain"))
         synthesize(drawn, **arguments, progress=progress, change=change)
         found = {file.parent.name: load_site(file) for file in find_sites(drawn)}
         originals = None
@@ -68,6 +74,7 @@ def synthesize_shifted(
             plan,
             folder,
             progress or (lambda _: None),
+            task_of(kind),
             done_before=done,
             originals=originals,
         )
@@ -78,7 +85,7 @@ def synthesize_shifted(
 
 
 def _shifted(
-    hospitals: list[Hospital], plan: Plan, seed: int, done: dict[str, list[Done]]
+    hospitals: list[Hospital], plan: Plan, seed: int, task: Kind, done: dict[str, list[Done]]
 ) -> list[Hospital]:
     """The hospitals' changed profiles; what was drawn is added to ``done``."""
     names = [hospital.name for hospital in hospitals]
@@ -88,6 +95,8 @@ def _shifted(
         for number, shift in enumerate(plan.shifts, start=1):
             scope, in_profile = shift.scope(hospital.name, names), shift.kind.in_profile
             if scope is None or in_profile is None:
+                continue
+            if shift.kind.through_logit and task not in FOLLOW_LOGIT:
                 continue
             hospital, told = in_profile(shift.section, hospital, scope, Place(index, seed))
             kind = shift.section.kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,11 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clients.cohort import one_label_each
+from clients.label_values import value_columns
+from clients.labels import labels_of_file
 from clients.site import Site
 from clients.sources import meds
 from clients.sources.schema import EVENT_COLUMNS
 from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
+from federation.tasks import Task
 from simulations.shifts.looks import Look
 
 FACTS = ("MEDS_", "GENDER//", "SEX//", "ETHNICITY//", "RACE//", "IMAGE//", "NOTE//")
@@ -35,13 +40,16 @@ class SiteTables:
         events: rows of (file, row, subject_id, time, code, numeric_value, path), in the order of
             the files; ``file`` and ``row`` are an event's place on disk, ``code`` is categorical,
             ``path`` is the text of image events alone.
-        labels: rows of (row, subject_id, prediction_time, label, contradictory).
+        task: says what a label is.
+        labels: rows of (row, subject_id, prediction_time, contradictory) and, as float64, of
+            `clients.label_values.value_columns`.
         splits: split by subject, where the site gives one.
         recoded: present code by code on disk (or by one between), where they differ.
         looks: changes of the pixels of every image, in order.
     """
 
     site: Site
+    task: Task
     events: pd.DataFrame
     labels: pd.DataFrame
     splits: Mapping[int, str] | None = None
@@ -50,23 +58,17 @@ class SiteTables:
 
     @cached_property
     def patients(self) -> pd.DataFrame:
-        """(patients,) rows of (subject_id, prediction_time, label), by ascending subject.
+        """(patients,) rows of subject_id, prediction_time and the label, by ascending subject.
 
-        As in a cohort, a patient is a subject with events and one clear label of 0 or 1 at the
-        first prediction time.
+        As in a cohort, a patient is a subject with events and one clear label at the first
+        prediction time.
         """
-        rows = self.labels
-        rows = rows[rows["label"].isin([0, 1]) & rows["prediction_time"].notna()]
+        values = value_columns(self.task)
+        rows = self.labels.drop(columns="row")
         rows = rows[rows["subject_id"].isin(self.events["subject_id"].unique())]
-        rows = rows.sort_values(["subject_id", "prediction_time"], kind="stable")
-        first = rows.groupby("subject_id")["prediction_time"].transform("min")
-        rows = rows[rows["prediction_time"] == first]
-        by_subject = rows.groupby("subject_id")
-        unclear = (by_subject["label"].transform("nunique") > 1) | by_subject[
-            "contradictory"
-        ].transform("any")
-        rows = rows[~unclear].drop_duplicates("subject_id").reset_index(drop=True)
-        return rows[["subject_id", "prediction_time", "label"]].astype({"label": np.int64})
+        found = one_label_each(rows, values, Counter(), Counter())
+        found = found[["subject_id", "prediction_time", *values]]
+        return found.astype({"label": np.int64}) if values == ("label",) else found
 
     @cached_property
     def place_of(self) -> NDArray[np.int64]:
@@ -111,18 +113,25 @@ class SiteTables:
             splits=None if splits is None else {s: v for s, v in splits.items() if s not in gone},
         )
 
-    def relabel(self, labels: NDArray[np.int64]) -> SiteTables:
-        """With other labels, (patients,) 0 or 1, at each patient's first prediction time."""
-        patients = self.patients
-        changed = patients.assign(new=labels)[labels != patients["label"].to_numpy()]
-        keys = ["subject_id", "prediction_time"]
-        new = self.labels.merge(changed[[*keys, "new"]], how="left", on=keys)["new"].to_numpy()
-        label = np.where(np.isnan(new), self.labels["label"].to_numpy(), new)
-        return replace(self, labels=self.labels.assign(label=label))
+    def relabel(self, values: Mapping[str, NDArray[Any]]) -> SiteTables:
+        """With other labels at each patient's first prediction time; what is not known stays so.
+
+        Args:
+            values: (patients,) by column of values.
+        """
+        keys, labels = ["subject_id", "prediction_time"], self.labels
+        new = labels[keys].merge(self.patients[keys].assign(**values), how="left", on=keys)
+        known = {name: new[name].notna() & labels[name].notna().to_numpy() for name in values}
+        changed = {name: np.where(known[name], new[name], labels[name]) for name in values}
+        return replace(self, labels=labels.assign(**changed))
 
 
-def read_tables(site: Site) -> SiteTables:
+def read_tables(site: Site, task: Task) -> SiteTables:
     """Read a site's events, labels and splits.
+
+    Args:
+        site: where they lie.
+        task: says which columns hold the labels, and which values there are.
 
     Raises:
         UserError: if a file is unreadable, or lacks a column, or holds another kind of value.
@@ -144,10 +153,11 @@ def read_tables(site: Site) -> SiteTables:
         frames.append(pd.DataFrame(columns))
     events = pd.concat(frames, ignore_index=True)
     events["code"] = events["code"].astype("category")
-    labels = meds.read_labels(labels_of, SubjectIds(site.patient_key))
+    labels = labels_of_file(labels_of, SubjectIds(site.patient_key), task)
     given = site.events / "metadata" / "subject_splits.parquet"
     return SiteTables(
         site=site,
+        task=task,
         events=events,
         labels=labels.assign(row=np.arange(len(labels))),
         splits=meds.read_splits(site.events) if given.is_file() else None,

@@ -47,4 +47,4 @@ def apply(shift: Temporal, tables: SiteTables, scope: Scope) -> Effect:
     return act(shift.of, tables, scope, weight)
 
 
-KIND = Kind(Temporal, apply, None)
+KIND = Kind(Temporal, apply)

@@ -104,7 +104,7 @@ def _sites(population: Population, out: Path, plan: Plan, tell: Callable[[str], 
         return plan.sites
     folder = out / "sites" / population.name
     arguments = {} if plan.synthetic is None else plan.synthetic.arguments()
-    write_population(population, folder, plan.sites, arguments, tell)
+    write_population(population, folder, plan.sites, arguments, plan.task, tell)
     _check_sites(folder, plan)
     return folder
 

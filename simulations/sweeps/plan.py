@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from federation.errors import UserError
 from federation.study import Study
+from federation.tasks import Task
 from federation.validation import Section, read_toml, validate
 from simulations.sweeps.populations import (
     Population,
@@ -128,6 +129,11 @@ class Plan:
         """The hospitals of all trials, by name."""
         return {trial.population.name: trial.population for trial in self.trials}
 
+    @property
+    def task(self) -> Task:
+        """What all trials predict."""
+        return self.trials[0].study.task
+
     def reference(self, setting: Setting) -> Setting:
         """Return what a setting is compared with: itself without privacy, or the first one."""
         others = shared_values(setting.values)
@@ -160,7 +166,11 @@ def load_plan(file: Path, *, quick: bool = False, sites: Path | None = None) -> 
     base = _base_study(file, sweep.sweep)
     settings = tuple(grid_settings(grid))
     studies = {one.slug: _resolve(file, study_file, base, fixed, one) for one in settings}
+    _check_one_kind(file, studies)
     populations = {one.slug: choose_population(file, shifts, one.values) for one in settings}
+    for one in populations.values():
+        if one.shifts is not None:
+            one.shifts.check_task(next(iter(studies.values())).task)
     _check_all_differ(file, settings, studies, populations)
     first = next(iter(studies.values())).study.seed
     number = min(sweep.sweep.quick_seeds, sweep.sweep.seeds) if quick else sweep.sweep.seeds
@@ -305,6 +315,14 @@ def _seeded(study: Study, seed: int) -> Study:
     data = study.to_dict()
     data["study"]["seed"] = seed
     return Study.model_validate(data)
+
+
+def _check_one_kind(file: Path, studies: Mapping[str, Study]) -> None:
+    """The hospitals have labels of one kind, and figures of several are not compared."""
+    kinds = sorted({study.task.kind for study in studies.values()})
+    if len(kinds) > 1:
+        told = f"the settings have tasks of several kinds: {', '.join(kinds)}"
+        raise UserError(file, told, field="grid", remedy="Make a sweep of each.")
 
 
 def _check_all_differ(

@@ -11,6 +11,7 @@ from typing import Any
 
 from clients.site import find_sites, load_site
 from federation.errors import UserError
+from federation.tasks import Task
 from federation.validation import nearest, read_toml
 from simulations.consortium import synthesize
 from simulations.shifts.plan import Plan as Shifts
@@ -110,6 +111,7 @@ def write_population(
     folder: Path,
     source: Path | None,
     synthetic: Mapping[str, Any],
+    task: Task,
     tell: Callable[[str], None],
 ) -> None:
     """Write the hospitals of a setting, unless they are there.
@@ -118,7 +120,8 @@ def write_population(
         population: which.
         folder: to make.
         source: sites to apply the shifts to; None for synthetic ones.
-        synthetic: arguments of ``synthesize``.
+        synthetic: arguments of ``synthesize``, but for the kind of task.
+        task: of the trials.
         tell: told of each site, and of shifts that found nothing to act on.
 
     Raises:
@@ -129,16 +132,16 @@ def write_population(
         return
     shutil.rmtree(folder, ignore_errors=True)
     if shifts is None:
-        synthesize(folder, **synthetic, progress=tell)
+        synthesize(folder, **synthetic, task=task.kind, progress=tell)
         return
     for stale in folder.parent.glob(f".{folder.name}.*"):  # of a sweep that was killed
         shutil.rmtree(stale, ignore_errors=True)
     tell(f"sites: {population.name}")
     if source is None:
-        idle = synthesize_shifted(folder, shifts, **synthetic, progress=tell)
+        idle = synthesize_shifted(folder, shifts, **synthetic, task=task.kind, progress=tell)
     else:
         for file in find_sites(source):  # with one key, patients stay in their splits
             load_site(file).patient_key()
-        idle = reshape(source, shifts, folder, tell)
+        idle = reshape(source, shifts, folder, tell, task)
     for line in idle:
         tell(f"warning: {population.name}: {line}")

@@ -13,8 +13,14 @@ from server.report import write_report
 def distances(**known):
     return {
         "patients": 100,
-        "positives": 20,
-        "prevalence": {"value": 0.2, "low": 0.133, "high": 0.289},
+        "outcomes": {
+            "outcome": {
+                "known": 100,
+                "positives": 20,
+                "prevalence": {"value": 0.2, "low": 0.133, "high": 0.289},
+                "gap": 0.011,
+            }
+        },
         "prevalence_gap": 0.011,
         "total_variation": {"age_band": 0.1, "sex": 0.02, "ethnicity": None, "codes": 0.3},
         "values": 0.4,
@@ -31,7 +37,7 @@ def done(kind, **more):
 
 
 RECORD = {
-    "schema": "wardround.shifts/1",
+    "schema": "wardround.shifts/2",
     "seed": 7,
     "strength": 1.0,
     "shifts": [

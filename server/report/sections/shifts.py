@@ -21,7 +21,7 @@ from federation.pages.elements import (
     Td,
     axes,
 )
-from server.report.run_folder import RunFolder, ShiftDistances, ShiftDone, Shifts
+from server.report.run_folder import RunFolder, ShiftDistances, ShiftDone, ShiftedSite, Shifts
 from server.report.text import metric_text
 
 MEASURES = {
@@ -45,7 +45,13 @@ def shifts(run: RunFolder) -> Section | None:
     if run.shifts is None:
         return None
     done = Folded("What was done at each hospital", [_done(run.shifts)])
-    parts: list[Part] = [_asked(run.shifts), shift_figure(run.shifts), _sites(run.shifts), done]
+    parts: list[Part] = [
+        _asked(run.shifts),
+        shift_figure(run.shifts),
+        _sites(run.shifts),
+        _prevalences(run.shifts),
+        done,
+    ]
     return Section("distribution-shifts", "Distribution shifts", parts)
 
 
@@ -122,27 +128,44 @@ def _sites(found: Shifts) -> Table:
     rows = []
     for site, one in sorted(found.sites.items()):
         before, after = _measures(one.before), _measures(one.after)
-        interval = metric_text(one.after.prevalence)
         rows.append(
             [
                 Td(site),
                 Td(f"{one.after.patients:,}", f"before {one.before.patients:,}"),
-                Td(interval.text, f"{interval.note}; before {_plain(one.before.prevalence.value)}"),
-                *(
-                    Td(_plain(after[key]), f"before {_plain(before[key])}")
-                    for key in MEASURES
-                    if key != "prevalence"
-                ),
+                *(Td(_plain(after[key]), f"before {_plain(before[key])}") for key in MEASURES),
             ]
         )
-    heads = [title for key, title in MEASURES.items() if key != "prevalence"]
     return Table(
         "Realised shift: each hospital against the others, pooled",
-        ["Hospital", "Patients", "Prevalence", *heads],
+        ["Hospital", "Patients", *MEASURES.values()],
         rows,
-        "Prevalence with its 95% interval (Wilson). Values: mean over the codes with numbers. "
+        "Prevalence: mean over the outcomes. Values: mean over the codes with numbers. "
         "Two samples of one population are some distance apart too: compare with the one before.",
     )
+
+
+def _prevalences(found: Shifts) -> Table:
+    """A row a hospital, a column an outcome: one for yes or no, several for classes or findings."""
+    outcomes = list(
+        dict.fromkeys(name for one in found.sites.values() for name in one.after.outcomes)
+    )
+    rows = [
+        [Td(site), *(_prevalence(one, name) for name in outcomes)]
+        for site, one in sorted(found.sites.items())
+    ]
+    heads = ["Prevalence"] if len(outcomes) == 1 else outcomes
+    return Table(
+        "Prevalence at each hospital, with its 95% interval (Wilson)", ["Hospital", *heads], rows
+    )
+
+
+def _prevalence(site: ShiftedSite, outcome: str) -> Td:
+    after, before = site.after.outcomes.get(outcome), site.before.outcomes.get(outcome)
+    if after is None or after.prevalence is None:
+        return Td("–")
+    interval = metric_text(after.prevalence)
+    was = before.prevalence.value if before is not None and before.prevalence is not None else None
+    return Td(interval.text, f"{interval.note}; before {_plain(was)}")
 
 
 def _done(found: Shifts) -> Table:

@@ -38,9 +38,10 @@ def test_site_whose_patients_do_not_differ_is_reported(make_tables, scope):
 
 def test_comorbidity_counts_different_diagnoses_before_the_prediction(consortium):
     from clients.site import load_site
+    from simulations.shifts.outcomes import YES_OR_NO
     from simulations.shifts.tables import read_tables
 
-    tables = read_tables(load_site(consortium / "bayview"))
+    tables = read_tables(load_site(consortium / "bayview"), YES_OR_NO)
     counts = attributes(tables)["comorbidity"]
     events = tables.events[tables.events["code"].astype(str).str.startswith("ICD")]
     times = tables.patients.set_index("subject_id")["prediction_time"]

@@ -13,23 +13,21 @@ from simulations.shifts.kind import Place
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_regression_on_labels_drawn_anew_finds_the_rule(make_tables, scope, seed):
-    tables = make_tables(3000)
+def test_regression_on_labels_drawn_anew_finds_the_rule(many_tables, scope, seed):
     shift = Concept(kind="concept", share=1.0, features=3, slope=2.0)
-    effect = concept.apply(shift, tables, scope(1.0, seed))
+    effect = concept.apply(shift, many_tables, scope(1.0, seed))
     rule = effect.drawn["rule"]
-    x = _features(tables)[list(rule)].to_numpy()
+    x = _features(many_tables)[list(rule)].to_numpy()
     fitted = LogisticRegression(C=100).fit(x, effect.tables.patients["label"]).coef_[0]
     truth = np.array(list(rule.values()))
     truth *= 2.0 / (x @ truth).std()
     assert fitted == pytest.approx(truth, abs=0.3)
 
 
-def test_share_of_labels_is_drawn_anew_and_the_prevalence_stays(make_tables, scope):
-    tables = make_tables(3000)
-    effect = concept.apply(Concept(kind="concept", share=0.6), tables, scope(0.5))
+def test_share_of_labels_is_drawn_anew_and_the_prevalence_stays(many_tables, scope):
+    effect = concept.apply(Concept(kind="concept", share=0.6), many_tables, scope(0.5))
     assert effect.touched["labels drawn anew"] == pytest.approx(900, abs=4 * np.sqrt(630))
-    changed = (effect.tables.patients["label"] != tables.patients["label"]).sum()
+    changed = (effect.tables.patients["label"] != many_tables.patients["label"]).sum()
     assert effect.touched["labels changed"] == changed
     assert 0 < changed < effect.touched["labels drawn anew"]
     assert effect.tables.patients["label"].mean() == pytest.approx(0.5, abs=0.03)

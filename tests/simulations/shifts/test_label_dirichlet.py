@@ -12,7 +12,7 @@ def test_shares_have_the_mean_and_variance_of_the_beta_distribution(make_tables,
     tables = make_tables(400)
     shift = LabelDirichlet(kind="label_dirichlet", alpha=3.0)
     drawn = [
-        label_dirichlet.apply(shift, tables, scope(strength, seed)).drawn["prevalence"]
+        label_dirichlet.apply(shift, tables, scope(strength, seed)).drawn["shares"]["with"]
         for seed in range(400)
     ]
     p, total = 0.5, 2 * 3.0 / strength
@@ -27,12 +27,12 @@ def test_patients_of_one_class_leave_until_the_shares_are_those_drawn(make_table
     before = np.bincount(tables.patients["label"])
     after = np.bincount(effect.tables.patients["label"], minlength=2)
     assert (before == after).sum() == 1
-    assert after[1] / after.sum() == pytest.approx(effect.drawn["prevalence"], abs=0.002)
+    assert after[1] / after.sum() == pytest.approx(effect.drawn["shares"]["with"], abs=0.002)
 
 
 def test_site_of_one_class_is_left_and_reported(make_tables, scope):
     tables = make_tables(50)
-    healthy = tables.relabel(np.zeros(50, np.int64))
+    healthy = tables.relabel({"label": np.zeros(50)})
     effect = label_dirichlet.apply(LabelDirichlet(kind="label_dirichlet"), healthy, scope())
     assert effect.tables is healthy
     assert effect.note

@@ -12,6 +12,7 @@ from clients.images.read import read_image
 from clients.site import load_site
 from federation.metrics.intervals import wilson_interval
 from simulations.shifts.measure import distances, summarise, total_variation
+from simulations.shifts.outcomes import YES_OR_NO
 from simulations.shifts.tables import read_tables
 
 COUNTS = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 50), min_size=1)
@@ -28,7 +29,7 @@ def test_total_variation_is_the_largest_difference_of_any_event(one, other):
 @pytest.fixture(scope="module")
 def tables(consortium):
     sites = [load_site(path.parent) for path in sorted(consortium.glob("*/site.toml"))]
-    return [read_tables(site) for site in sites]
+    return [read_tables(site, YES_OR_NO) for site in sites]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,9 @@ def test_dependence_is_the_mean_difference_of_correlations(tables, measured):
 def test_prevalence_has_its_wilson_interval_and_gap(tables, measured):
     labels = [one.patients["label"].to_numpy() for one in tables]
     low, high = wilson_interval(labels[0].mean(), len(labels[0]))
-    told = measured["prevalence"]
+    (outcome,) = measured["outcomes"].values()
+    assert (outcome["known"], outcome["positives"]) == (len(labels[0]), labels[0].sum())
+    told = outcome["prevalence"]
     assert (told["low"], told["high"]) == pytest.approx((low, high), abs=1e-5)
     gap = abs(labels[0].mean() - np.concatenate(labels[1:]).mean())
     assert measured["prevalence_gap"] == pytest.approx(gap, abs=1e-5)
@@ -99,7 +102,7 @@ def test_site_is_at_no_distance_from_itself(tables):
 
 
 def test_what_one_side_lacks_is_null(tables, tmp_path, write_site):
-    other = read_tables(load_site(write_site(tmp_path / "other", 30)))
+    other = read_tables(load_site(write_site(tmp_path / "other", 30)), YES_OR_NO)
     measured = distances(summarise(tables[0], None), [summarise(other, None)])
     assert measured["image_intensity"] is None
     assert set(measured["values_by_code"]) == {"LAB//CRP"}

@@ -14,10 +14,9 @@ SHIFT = Prevalence(kind="prevalence")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_logit_of_the_prevalence_moves_by_the_drawn_amount(make_tables, scope, seed):
-    tables = make_tables(3000)
-    effect = prevalence.apply(SHIFT, tables, scope(0.7, seed))
-    before, after = tables.patients["label"], effect.tables.patients["label"]
+def test_logit_of_the_prevalence_moves_by_the_drawn_amount(many_tables, scope, seed):
+    effect = prevalence.apply(SHIFT, many_tables, scope(0.7, seed))
+    before, after = many_tables.patients["label"], effect.tables.patients["label"]
     moved = logit(after.mean()) - logit(before.mean())
     error = np.sqrt(1 / after.sum() + 1 / (len(after) - after.sum()))
     assert abs(effect.drawn["logit"]) > 0.02

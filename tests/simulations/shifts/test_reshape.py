@@ -75,7 +75,7 @@ def test_all_kinds_together_leave_sites_that_can_be_read(consortium, make_plan, 
         site = load_site(tmp_path / "out" / name)
         patients = read_patients(site, BinaryTask(label="x"), SplitSection())
         assert len(patients) == told["after"]["patients"] < told["before"]["patients"]
-        assert patients.labels.sum() == told["after"]["positives"]
+        assert patients.labels.sum() == told["after"]["outcomes"]["outcome"]["positives"]
         assert patients.excluded == {}
         images = patients.events[patients.events["code"] == "IMAGE//DX"]["text_value"]
         files = {path.name for path in site.images.iterdir()}

@@ -49,7 +49,8 @@ def test_truth_describes_the_shifted_hospitals(consortium, make_plan, tmp_path):
         assert profile["effects"] == done["concept"]["drawn"]
         assert profile["size"] == told["after"]["patients"] == done["quantity"]["drawn"]["patients"]
         assert told["before"]["patients"] == plain["sites"][name]["realised"]["patients"]
-        assert told["before"]["positives"] == plain["sites"][name]["realised"]["positives"]
+        before = told["before"]["outcomes"]["outcome"]
+        assert before["positives"] == plain["sites"][name]["realised"]["positives"]
     effects = [one["profile"]["effects"] for one in truth["sites"].values()]
     assert all(one != other for one, other in pairwise([*effects, vars(EFFECTS)]))
     assert truth["best_auroc"] != plain["best_auroc"]

@@ -8,6 +8,7 @@ from clients.cohort import read_patients
 from clients.site import load_site
 from federation.study import SplitSection
 from federation.tasks import BinaryTask
+from simulations.shifts.outcomes import YES_OR_NO
 from simulations.shifts.tables import read_tables
 
 START = datetime(2024, 1, 1)
@@ -31,7 +32,7 @@ LABELS = [
 
 
 def tables_of(write_site, folder):
-    return read_tables(load_site(write_site(folder, events=EVENTS, labels=LABELS)))
+    return read_tables(load_site(write_site(folder, events=EVENTS, labels=LABELS)), YES_OR_NO)
 
 
 def test_patients_and_past_events_are_those_of_a_cohort(write_site, tmp_path, identified):
@@ -54,7 +55,7 @@ def test_subjects_who_are_no_patients_stay_when_patients_leave(write_site, tmp_p
 
 def test_new_label_stands_in_every_row_of_the_first_prediction_time(write_site, tmp_path):
     tables = tables_of(write_site, tmp_path / "a")
-    flipped = tables.relabel(1 - tables.patients["label"].to_numpy())
+    flipped = tables.relabel({"label": 1 - tables.patients["label"].to_numpy()})
     assert flipped.patients["label"].tolist() == [0, 0, 0, 1, 1]
     changed = ~np.isclose(flipped.labels["label"], tables.labels["label"], equal_nan=True)
     assert flipped.labels[changed][["subject_id", "row"]].to_numpy().tolist() == [

@@ -24,10 +24,9 @@ def test_drift_grows_with_the_rank_of_the_prediction_time(make_tables, scope):
     assert share == pytest.approx((rank - 1) / 79, abs=1e-3)
 
 
-def test_prevalence_falls_or_rises_over_time(make_tables, scope):
-    tables = make_tables(3000)
+def test_prevalence_falls_or_rises_over_time(many_tables, scope):
     of = {"kind": "prevalence", "sd": 2.0}
-    effect = temporal.apply(Temporal(kind="temporal", of=of), tables, scope(1.0, 5))
+    effect = temporal.apply(Temporal(kind="temporal", of=of), many_tables, scope(1.0, 5))
     patients = effect.tables.patients.sort_values("prediction_time")
     early, late = np.array_split(patients["label"].to_numpy(), 2)
     assert np.sign(late.mean() - early.mean()) == np.sign(effect.drawn["logit"])
