@@ -4,8 +4,9 @@
 
 Parts: ``synthetic`` (each fusion beside single modalities, the best possible, pooled patients, and
 with half of the images gone), ``eicu`` (mortality by hospital group, out of fold), ``pneumonia``
-(ten sites with label and scanner shift), ``hannover`` (image, laboratory values, both). The figures
-are of raw scores, so that no binning stands between models that are compared.
+(ten sites with label and scanner shift), ``hannover`` (image, laboratory values, both),
+``recalibration`` (overconfident models before and after). The figures of the first four are of raw
+scores, so that no binning stands between models that are compared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import models_eicu
 import models_hannover
 import models_pneumonia
+import models_recalibration
 import models_synthetic
 from reporting import parser, publish
 
@@ -28,6 +30,7 @@ PARTS = {
     "eicu": models_eicu.measure,
     "pneumonia": models_pneumonia.measure,
     "hannover": models_hannover.measure,
+    "recalibration": models_recalibration.measure,
 }
 
 

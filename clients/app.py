@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.budget import note_unprotected
-from clients.evaluation import UNCHANGED, Drift, evaluate_existing_score, evaluate_locally
+from clients.evaluation import Drift, evaluate_existing_score, evaluate_locally
 from clients.features import code_moments
 from clients.fits import Fit
 from clients.noised import evaluate_with_noise
@@ -40,6 +40,7 @@ from federation.messages import (
     Reply,
     model_digest,
 )
+from federation.metrics.grid import UNCHANGED
 from federation.models.build import FlatModel
 from federation.study import Split, Study
 

@@ -16,10 +16,12 @@ from clients.site import PolicySection
 from clients.training import losses_of
 from clients.workbench import Cohort
 from federation.bodies import LARGEST_LOSS, EvaluateBody, Inputs, PairedBody
+from federation.metrics.grid import UNCHANGED, Line, bins_of
 from federation.metrics.outcomes import OutcomesSummary
 from federation.metrics.paired import auroc_correlation
+from federation.metrics.recalibration import FEWEST_EVENTS
 from federation.metrics.summaries import Summary
-from federation.metrics.summary import ScoreSummary, bins_of
+from federation.metrics.summary import ScoreSummary
 from federation.metrics.suppression import reason, withheld_cells, withheld_outcomes
 from federation.models.build import FlatModel, Vector
 from federation.study import Split, Study
@@ -29,13 +31,6 @@ from federation.vocabulary import Vocabulary
 from federation.windows import WindowsSection
 
 CHUNK = 512
-
-
-class Line(NamedTuple):
-    """A line through logits: what a site's own calibration makes of them."""
-
-    slope: float
-    intercept: float
 
 
 class Drift(NamedTuple):
@@ -48,11 +43,6 @@ class Drift(NamedTuple):
 
     windows: WindowsSection
     vocabulary: Vocabulary | None
-
-
-UNCHANGED = Line(1.0, 0.0)
-FEWEST_EVENTS = 10
-"""On either side, to fit a line through a site's own logits."""
 
 
 def evaluate_locally(
@@ -73,7 +63,7 @@ def evaluate_locally(
         study: names the subgroups.
         split: which patients.
         policy: the site's.
-        line: through the model's logits.
+        line: through the model's logits: what a site's own calibration makes of them.
         reference: weights of a second model to compare it with, on all patients of the split.
         drift: what to tell by window of time; None for nothing.
     """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Generator
 
-from clients.evaluation import UNCHANGED, Line, fitted_line
+from clients.evaluation import fitted_line
 from clients.fits import Fit, Fitted, PlainFit
 from clients.methods import own_weights
 from clients.rounds import weights_of
 from clients.site import Site
 from clients.workbench import Cohort, Workbench
 from federation.messages import Instruction
+from federation.metrics.grid import UNCHANGED, Line
 from federation.models.build import FlatModel
 from federation.randomness import torch_generator
 

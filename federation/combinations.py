@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 FLIPPING = ("label_flip", "backdoor")
 """Attacks that change labels."""
 
+NOT_RECALIBRATED = {
+    "multiclass": "takes a patient's risks from the logits of all classes together, of which "
+    "counts by one class at a time do not tell",
+    "survival": "has a risk for each horizon",
+}
+"""Why, by kind of task."""
+
 
 def conflicts(study: Study) -> Iterator[str]:
     """Yield each conflict, with what to do about it."""
@@ -75,6 +82,11 @@ def _with_the_task(study: Study) -> Iterator[str]:
         yield (
             "personalisation.calibration is a line through one logit, and task.kind is "
             f'"{task.kind}": leave it away'
+        )
+    if study.evaluation.recalibration is not None and task.kind in NOT_RECALIBRATED:
+        yield (
+            "evaluation.recalibration fits a line through one logit, and task.kind = "
+            f'"{task.kind}" {NOT_RECALIBRATED[task.kind]}: leave it away'
         )
     screening = study.strategy.screening
     if "brier" not in task.metrics and screening is not None and screening.judge is not None:
@@ -198,6 +210,12 @@ def _with_the_evaluation(study: Study) -> Iterator[str]:
             "evaluation.predecessor compares with one model, and under "
             f'strategy.name = "{study.strategy.name}" each site uses one of its own: leave it away'
         )
+    if study.evaluation.recalibration is not None and study.personal:
+        yield (
+            "evaluation.recalibration fits one line for all sites, and under "
+            f'strategy.name = "{study.strategy.name}" or personalisation each site uses a model of '
+            'its own: give personalisation.calibration = "platt" in its place'
+        )
     if study.evaluation.noise is not None:
         yield from _with_noised_evaluation(study)
 
@@ -219,6 +237,7 @@ def _with_noised_evaluation(study: Study) -> Iterator[str]:
             "a correlation has no noise",
         ),
         ("windows", evaluation.windows, "inputs by window are counted without noise"),
+        ("recalibration", evaluation.recalibration, "noise biases a slope by as much as it varies"),
     ):
         if given:
             yield f"evaluation.noise does not cover evaluation.{key}, for {why}: leave one away"

@@ -21,7 +21,8 @@ from federation.arrival import ArrivalSection
 from federation.combinations import conflicts
 from federation.errors import UserError
 from federation.faults import FaultsSection
-from federation.metrics.summary import THRESHOLDS
+from federation.metrics.grid import THRESHOLDS
+from federation.metrics.recalibration import Method
 from federation.modalities import ModalitiesSection, Modality
 from federation.models.registry import FUSIONS
 from federation.strategies import StrategySection
@@ -155,6 +156,15 @@ class ThresholdSection(Section):
         return self
 
 
+class RecalibrationSection(Section):
+    """A line through the final model's logits that makes its risks right, from the tuning split.
+
+    ``temperature``: slope alone; ``platt``: slope and intercept.
+    """
+
+    method: Method
+
+
 class NoiseSection(Section):
     """Noise on the counts with which sites tell how a model does, paid from their ledgers.
 
@@ -170,6 +180,7 @@ class EvaluationSection(Section):
 
     ``every``: rounds between evaluations on the tuning split; 0 for none.
     ``threshold``: at which decisions are judged.
+    ``recalibration``: of the final model's risks; none by default.
     ``existing_score``: code of a risk that sites hold already, to compare with.
     ``baselines``: what else is trained for comparison, in simulation only.
     ``windows``: windows of time over which drift is looked for; none by default.
@@ -180,6 +191,7 @@ class EvaluationSection(Section):
     every: int = Field(default=1, ge=0)
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ("sex", "age_band")
     threshold: ThresholdSection = ThresholdSection()
+    recalibration: RecalibrationSection | None = None
     existing_score: str | None = Field(default=None, min_length=1)
     baselines: tuple[
         Literal["local", "pooled", "single_modality", "leave_one_out", "logistic_regression"], ...
@@ -187,6 +199,11 @@ class EvaluationSection(Section):
     windows: WindowsSection | None = None
     predecessor: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     noise: NoiseSection | None = None
+
+    @property
+    def goes_by_tuning(self) -> bool:
+        """Whether a finished model is scored on the tuning split too."""
+        return self.threshold.rule != "fixed" or self.recalibration is not None
 
 
 class SimulationSection(Section):

@@ -127,7 +127,7 @@ def _leave_one_out(task: Task, found: Comparators, tell: Callable[[str], None]) 
         left_out = replace(rest, only={site: node})
         tested, _ = evaluate(left_out, result.weights, "held_out", shared=True)
         tuning: list[SiteEvaluation[Any]] = []
-        if task.study.evaluation.threshold.rule != "fixed":
+        if task.study.evaluation.goes_by_tuning:
             tuning, _ = evaluate(rest, result.weights, "tuning", shared=True)
         found.left_out[site] = Scored(tested, tuning, {})
 
@@ -153,7 +153,7 @@ def _local(task: Task, found: Comparators) -> None:
     for site, trained in weights.items():
         alone = replace(task, model=f"local:{site}")
         found.local[site] = evaluate(alone, trained, "held_out")[0]
-    if task.study.evaluation.threshold.rule != "fixed":
+    if task.study.evaluation.goes_by_tuning:
         at_home = {
             site: replace(task.instruction(trained, 0, "tuning"), model=f"local:{site}")
             for site, trained in weights.items()

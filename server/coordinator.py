@@ -14,6 +14,7 @@ from typing import Any
 from federation.bodies import DescribeBody, PrepareBody
 from federation.errors import NoUsableModel, Refused, UserError
 from federation.messages import DESCRIBE, EXISTING_SCORE, FEDERATED, PREPARE, Instruction
+from federation.metrics.grid import UNCHANGED
 from federation.models.build import Vector, build_model
 from federation.models.weights import check_weights
 from federation.study import Study
@@ -24,10 +25,12 @@ from server.course import RoundRecord, Standing
 from server.drift import drift, drift_warnings
 from server.evaluator import metrics_document
 from server.exchange import Exchange, encode
+from server.finished_run import RECALIBRATION
 from server.joining import against_predecessor, compare_together
 from server.judges import judge_of
 from server.noised import noise_told
 from server.privacy import privacy_document, privacy_warnings
+from server.recalibration import Recalibration, line_of, lines_document, unrecalibrated
 from server.rounds import RoundsResult, run_rounds
 from server.run_folder import RunFolder
 from server.scoring import Scored, existing_score, scored_finished
@@ -295,6 +298,15 @@ def _write_results(
         own = named[FEDERATED]
         at_home = {one.site: [one] for one in own.tuning}
         models[FEDERATED] = judge.own_models(own.held_out, at_home)
+    if study.evaluation.recalibration is not None:
+        moved = lines_document(study, models[FEDERATED])
+        folder.write_json(RECALIBRATION, moved)
+        for outcome, line in moved["lines"].items():
+            if line == UNCHANGED._asdict():
+                continue
+            told = f"slope {line['slope']:.3f}, intercept {line['intercept']:.3f}"
+            progress.tell(f"recalibrated on the tuning split: {outcome}, {told}")
+        warnings += unrecalibrated(models[FEDERATED])
     if doubt := judge.doubt(models[FEDERATED]):
         warnings.append(doubt)
     cross_site: Mapping[str, Any] = {}
@@ -318,7 +330,8 @@ def _write_results(
     if earlier:
         document["predecessor"] = earlier
     if (windows := study.evaluation.windows) is not None:
-        document["drift"] = drift(named[FEDERATED].held_out, windows, pooled=not study.personal)
+        seen = Recalibration(line_of(models[FEDERATED])).of(named[FEDERATED].held_out)
+        document["drift"] = drift(seen, windows, pooled=not study.personal)
         warnings += drift_warnings(document["drift"])
     folder.write_json("metrics.json", document)
     everything = {name: tested.held_out for name, tested in named.items()}

@@ -223,7 +223,7 @@ def _fairness(
         attribute, _, level = name.partition("=")
         seen, _ = present(evaluations, name)
         if level != UNKNOWN and seen:
-            group = Group(_area(seen, pooled), merge(seen.values()), operating.confusion(seen)[0])
+            group = Group(_area(seen, pooled), list(seen.values()), operating.confusion(seen)[0])
             attributes.setdefault(attribute, {})[name] = group
     return {
         attribute: {measure: gap.to_json() for measure, gap in fairness(groups).items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +13,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from federation.errors import UserError
+from federation.metrics.grid import Line
 from federation.models.build import Vector, build_model
 from federation.study import Study, load_study
 from federation.vocabulary import Scale, Vocabulary
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, RECALIBRATION = "model.safetensors", "recalibration.json"
 VOCABULARY, NORMALISATION = "vocabulary.json", "normalisation.json"
 FORMULA = "(value - center) / width"
 
@@ -28,11 +31,13 @@ class FinishedRun:
         study: as it was resolved.
         vocabulary: of the health records; None if the study has none.
         weights: of the final model, (parameters,) float32.
+        lines: through its logits, by outcome, where the run recalibrated it.
     """
 
     study: Study
     vocabulary: Vocabulary | None
     weights: Vector
+    lines: Mapping[str, Line]
 
 
 def finished_run(run: Path) -> FinishedRun:
@@ -55,7 +60,7 @@ def finished_run(run: Path) -> FinishedRun:
     if {name: a.shape for name, a in arrays.items()} != {n: a.shape for n, a in expected.items()}:
         raise UserError(file, "the model is not that of study.toml beside it")
     flat = np.concatenate([arrays[name].reshape(-1) for name in expected])
-    return FinishedRun(study, vocabulary, flat.astype(np.float32))
+    return FinishedRun(study, vocabulary, flat.astype(np.float32), read_lines(run, study))
 
 
 def predecessor(study: Study, run: Path) -> Vector:
@@ -83,6 +88,27 @@ def predecessor(study: Study, run: Path) -> Vector:
             remedy="Compare the two runs with `wardround compare`, which says that it is unpaired.",
         )
     return earlier.weights
+
+
+def read_lines(run: Path, study: Study) -> dict[str, Line]:
+    """Return the lines through a model's logits, by outcome; none where the study asks for none.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    if study.evaluation.recalibration is None:
+        return {}
+    file = run / RECALIBRATION
+    task = study.task
+    expected = set(task.weighs) if task.kind == "multilabel" else {task.label}
+    try:
+        lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
+        found = {name: Line(one["slope"], one["intercept"]) for name, one in lines.items()}
+        if found.keys() != expected or not all(0 < one.slope < math.inf for one in found.values()):
+            raise ValueError
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(file, "it is missing or damaged") from None
 
 
 def read_vocabulary(run: Path) -> Vocabulary | None:

@@ -13,6 +13,7 @@ from federation.bodies import Inputs
 from federation.errors import UserError
 from federation.messages import FEDERATED
 from federation.metrics.drift import RULE
+from federation.metrics.grid import UNCHANGED, Line
 from federation.metrics.summary import ScoreSummary
 from federation.subgroups import WHOLE_SITE, WINDOW
 from server.drift import compared
@@ -66,6 +67,7 @@ def monitoring(
     fingerprint: str,
     summaries: Mapping[str, ScoreSummary],
     inputs: Inputs,
+    line: Line = UNCHANGED,
 ) -> dict[str, Any]:
     """What changed since the run was measured, in each window of the new patients.
 
@@ -75,11 +77,15 @@ def monitoring(
         fingerprint: of the run's study.
         summaries: of the new patients, by window.
         inputs: of the new patients, by window, input and level.
+        line: through the model's logits, where the run recalibrated it: of either's scores.
     """
     levels = {name: _as_told(reference.inputs, one) for name, one in inputs.items()}
     before = {feature: dict(counts) for feature, counts in reference.inputs.items()}
     found = compared(
-        {REFERENCE: reference.summaries, **{name: [one] for name, one in summaries.items()}},
+        {
+            REFERENCE: [one.recalibrated(line) for one in reference.summaries],
+            **{name: [one.recalibrated(line)] for name, one in summaries.items()},
+        },
         {REFERENCE: before, **levels},  # type: ignore[dict-item]
     )
     return {

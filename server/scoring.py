@@ -27,20 +27,23 @@ class Scored:
 
     Attributes:
         held_out: on the held-out split, by site.
-        tuning: on the tuning split, where its threshold is chosen; empty if the study fixes it.
+        tuning: on the tuning split, by which its threshold is chosen and its risks recalibrated;
+            empty if the study asks for neither.
         failed: why the other sites sent nothing of the held-out split.
+        ours: whether a run trained it; a score that the sites hold already stays as it is.
     """
 
     held_out: list[SiteEvaluation[Any]]
     tuning: list[SiteEvaluation[Any]]
     failed: dict[str, str]
+    ours: bool = True
 
 
 def scored_finished(task: Task, weights: Vector, shared: bool = False) -> Scored:
     """Let the sites score a finished model on both splits that were not trained on."""
     held_out, failed = evaluate(task, weights, "held_out", shared=shared)
     tuning: list[SiteEvaluation[Any]] = []
-    if task.study.evaluation.threshold.rule != "fixed":
+    if task.study.evaluation.goes_by_tuning:
         tuning, _ = evaluate(task, weights, "tuning", shared=shared)
     return Scored(held_out, tuning, failed)
 
@@ -55,7 +58,7 @@ def existing_score(task: Task) -> Scored:
 
     held_out, failed = asked("held_out")
     fixed = task.study.evaluation.threshold.rule == "fixed"
-    return Scored(held_out, [] if fixed else asked("tuning")[0], failed)
+    return Scored(held_out, [] if fixed else asked("tuning")[0], failed, ours=False)
 
 
 def evaluate(

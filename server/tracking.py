@@ -21,7 +21,7 @@ LOCAL = "mlruns"
 ARTEFACTS = (
     *("study.toml", "environment.json", "rounds.jsonl", "metrics.json", "privacy.json"),
     *("sites.json", "warnings.json", "vocabulary.json", "normalisation.json"),
-    *("model.safetensors", "report.html", "model_card.md", "model_card.json"),
+    *("model.safetensors", "recalibration.json", "report.html", "model_card.md", "model_card.json"),
 )
 LONGEST = 500
 AT_ONCE = 90

@@ -69,6 +69,7 @@ def _monitored(
 ) -> dict[str, Any]:
     from clients.monitor import Period, monitored
     from federation.errors import UserError
+    from federation.metrics.grid import UNCHANGED
     from server.finished_run import finished_run
     from server.monitoring import monitoring, reference_of
 
@@ -93,7 +94,8 @@ def _monitored(
     found = monitored(site, finished.study, finished.vocabulary, finished.weights, period)
     reference = reference_of(run, found.site)
     fingerprint = finished.study.fingerprint
-    document = monitoring(reference, found.site, fingerprint, found.summaries, found.inputs)
+    line = finished.lines.get(finished.study.task.label, UNCHANGED)
+    document = monitoring(reference, found.site, fingerprint, found.summaries, found.inputs, line)
     chosen = "held-out split" if since is None else "all from --since on"
     period_told = {"since": _text(since), "until": _text(until), "patients": chosen}
     return {**document, "period": period_told, "excluded": dict(found.excluded)}

@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike
 
 from federation.metrics.discrimination import auroc
 from federation.metrics.estimate import FEWEST_EVENTS, Estimate, unranked
+from federation.metrics.grid import Floats
 from federation.metrics.intervals import delong_variance
-from federation.metrics.summary import Floats, ScoreSummary
+from federation.metrics.summary import ScoreSummary
 
 FEWEST_HOSPITALS = 5
 TOO_FEW_HOSPITALS = f"fewer than {FEWEST_HOSPITALS} hospitals can be compared"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,14 +21,9 @@ from federation.metrics.estimate import (
     logit_interval,
     missing,
 )
+from federation.metrics.grid import BINS, ECE_BINS, Floats, logit
 from federation.metrics.stack import Stack, stack_of, unclassed
-from federation.metrics.summary import (
-    ECE_BINS,
-    SCORES,
-    Floats,
-    ScoreSummary,
-    edge_index,
-)
+from federation.metrics.summary import ScoreSummary
 
 _TOO_FEW = f"fewer than {FEWEST_EVENTS} patients of one class"
 _UNTOLD = "too few scores lie between 0 and 1"
@@ -48,19 +44,22 @@ def brier(summary: ScoreSummary) -> Estimate:
     return Estimate(max(total, 0.0) / summary.n)
 
 
-def risk_gap(summary: ScoreSummary, z: float = Z) -> Estimate:
+def risk_gap(summaries: Iterable[ScoreSummary], z: float = Z) -> Estimate:
     """Observed minus mean predicted risk with its interval, exact from the moments.
 
-    Above 0, patients fare worse than they were told.
+    Above 0, patients fare worse than they were told. Those of several models may be put together:
+    a risk is a risk, whatever scale it is read on.
 
-    >>> risk_gap(ScoreSummary.from_scores([0.25] * 4, [0, 0, 1, 1])).value
+    >>> risk_gap([ScoreSummary.from_scores([0.25] * 4, [0, 0, 1, 1])]).value
     0.25
     """
-    squared = brier(summary)
-    if squared.value is None:
-        return squared
-    gap = (summary.positives - summary.score_sum) / summary.n
-    variance = max(squared.value - gap * gap, 0.0) / summary.n
+    seen = [one for one in summaries if one.n]
+    n = sum(one.n for one in seen)
+    if not n:
+        return Estimate.undefined(NO_PATIENTS)
+    squares = math.fsum(one.n * (brier(one).value or 0.0) for one in seen)
+    gap = (sum(one.positives for one in seen) - math.fsum(one.score_sum for one in seen)) / n
+    variance = max(squares / n - gap * gap, 0.0) / n
     if variance < 1e-15:
         return Estimate(gap, reason=_ALIKE)
     half = z * math.sqrt(variance)
@@ -112,7 +111,7 @@ def calibration_curve(summary: ScoreSummary, groups: int = 10) -> list[tuple[flo
     group = np.minimum((middle * groups / summary.n).astype(int), groups - 1)
     size, score, events = (
         np.bincount(group, values, groups)
-        for values in (patients, patients * SCORES, summary.counts[1])
+        for values in (patients, patients * summary.scale.scores, summary.counts[1])
     )
     return [
         (float(score[k] / size[k]), float(events[k] / size[k]), int(size[k]))
@@ -163,9 +162,10 @@ def binned(stack: Stack) -> Binned:
     Source: Murphy, Journal of Applied Meteorology 1973; Stephenson et al., Weather and
     Forecasting 2008, for what bins leave over.
     """
-    starts = [edge_index(k / ECE_BINS) for k in range(ECE_BINS)]
+    # in a recalibrated scale some of the fifteen may hold no bin of the grid
+    starts = sorted({stack.scale.index(k / ECE_BINS) for k in range(ECE_BINS)} - {BINS})
     patients = stack.full.sum(axis=1)
-    missed = np.add.reduceat(stack.full[:, 1] - patients * SCORES, starts, axis=-1)
+    missed = np.add.reduceat(stack.full[:, 1] - patients * stack.scale.scores, starts, axis=-1)
     size = np.maximum(np.add.reduceat(patients, starts, axis=-1), 1)
     n = np.maximum(stack.n, 1)
     calibration = (missed**2 / size).sum(axis=-1) / n
@@ -179,14 +179,14 @@ def binned(stack: Stack) -> Binned:
 
 def slopes(stack: Stack) -> Column:
     """Calibration slope of each cell with its interval, as ``calibration_slope``."""
-    undefined = _unfit(stack)
+    undefined = unfit(stack)
     fit = np.zeros(len(stack.n), bool)
     for cells, _ in undefined:
         fit |= cells
     fit = ~fit
     value, variance = np.full(len(fit), np.nan), np.full(len(fit), np.nan)
     if fit.any():
-        value[fit], variance[fit] = _fitted_slopes(stack.tables[fit], _logit(stack.scores[fit]))
+        value[fit], variance[fit] = _fitted_slopes(stack.tables[fit], logit(stack.scores[fit]))
     untold = ~np.isfinite(value)
     half = stack.quantile * np.sqrt(np.where(untold, 0.0, variance))
     return Column.of(
@@ -205,7 +205,7 @@ def intercepts(stack: Stack) -> Column:
     fit = stack.smaller >= FEWEST_EVENTS
     value, variance = np.full(len(fit), np.nan), np.full(len(fit), np.nan)
     if fit.any():
-        value[fit], variance[fit] = _fitted_shifts(stack.tables[fit], _logit(stack.scores[fit]))
+        value[fit], variance[fit] = _fitted_shifts(stack.tables[fit], logit(stack.scores[fit]))
     half = stack.quantile * np.sqrt(np.where(fit, variance, 0.0))
     return Column.of(value, value - half, value + half, variance, undefined=undefined)
 
@@ -309,7 +309,7 @@ def _sandwich(tables: Tables, risk: Floats, pull: Floats, leverage: Floats) -> F
     return np.asarray((squares * apart).sum(axis=-1))
 
 
-def _unfit(stack: Stack) -> list[tuple[NDArray[np.bool_], str]]:
+def unfit(stack: Stack) -> list[tuple[NDArray[np.bool_], str]]:
     """Where no line can be fitted, and why."""
     held = stack.tables > 0
     width = held.shape[-1]
@@ -323,7 +323,3 @@ def _unfit(stack: Stack) -> list[tuple[NDArray[np.bool_], str]]:
         (apart & stack.tied, "the scores do not vary"),
         (apart, _SEPARATED),
     ]
-
-
-def _logit(scores: Floats) -> Floats:
-    return np.asarray(np.log(scores) - np.log1p(-scores))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from federation.metrics.estimate import Estimate
-from federation.metrics.summary import Floats
+from federation.metrics.grid import Floats
 
 Why = Sequence[tuple[NDArray[np.bool_], str]]
 """Reasons and the cells that they hold for; the first that holds counts."""

@@ -15,8 +15,9 @@ import numpy as np
 
 from federation.metrics.column import Column
 from federation.metrics.estimate import NO_PATIENTS, ONE_CLASS, Estimate, Z
+from federation.metrics.grid import Floats
 from federation.metrics.intervals import wilson
-from federation.metrics.summary import Confusion, Floats
+from federation.metrics.summary import Confusion
 from federation.metrics.utility import benefits
 
 NO_ALERT = "nobody is called positive"

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from federation.metrics.estimate import Estimate, unranked
-from federation.metrics.summary import Floats, ScoreSummary
+from federation.metrics.grid import Floats
+from federation.metrics.summary import ScoreSummary
 
 Tables = NDArray[Any]
 

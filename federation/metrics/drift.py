@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike
 
 from federation.metrics.calibration import calibration_intercept, calibration_slope
 from federation.metrics.estimate import Estimate, Z
+from federation.metrics.grid import BINS, Floats
 from federation.metrics.intervals import delong, wilson_interval
-from federation.metrics.summary import BINS, Counts, Floats, ScoreSummary, merge
+from federation.metrics.summary import Counts, ScoreSummary, merge
 
 PSI_ALARM = 0.2
 LEVEL = 0.05

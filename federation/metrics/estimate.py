@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from federation.metrics.summary import Floats, ScoreSummary
+from federation.metrics.grid import Floats
+from federation.metrics.summary import ScoreSummary
 
 Z = 1.959963984540054
 """Normal quantile of a 95% interval."""

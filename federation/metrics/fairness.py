@@ -8,7 +8,7 @@ gap that chance alone explains has an interval that begins at 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -29,13 +29,12 @@ class Group:
 
     Args:
         auroc: of its patients, given the normal quantile of its interval.
-        summary: of its patients; only the moments are used, which add over sites even where the
-            scores of their models share no scale.
+        summaries: of its patients, whose models need not share a scale.
         confusion: decisions at the threshold; None if there is no threshold.
     """
 
     auroc: Callable[[float], Estimate]
-    summary: ScoreSummary
+    summaries: Sequence[ScoreSummary]
     confusion: Confusion | None
 
 
@@ -76,7 +75,7 @@ def fairness(groups: Mapping[str, Group]) -> dict[str, Gap]:
         "sensitivity": partial(_decided, "sensitivity"),
         "false_positive_rate": partial(_decided, "false_positive_rate"),
         "selection_rate": partial(_decided, "alert_rate"),
-        "calibration": lambda group, z: risk_gap(group.summary, z),
+        "calibration": lambda group, z: risk_gap(group.summaries, z),
         "auroc": lambda group, z: group.auroc(z),
     }
     found = {name: _gap(groups, measure) for name, measure in measures.items()}

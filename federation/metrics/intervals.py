@@ -29,8 +29,9 @@ from federation.metrics.estimate import (
     Z,
     logit_interval,
 )
+from federation.metrics.grid import Floats
 from federation.metrics.stack import Stack, stack_of, unranked
-from federation.metrics.summary import Floats, ScoreSummary
+from federation.metrics.summary import ScoreSummary
 
 
 def delong(summary: ScoreSummary, z: float = Z) -> Estimate:

@@ -16,7 +16,8 @@ import numpy as np
 
 from federation.metrics.discrimination import auroc_of
 from federation.metrics.estimate import FEWEST_EVENTS, Estimate, Z, logit_interval
-from federation.metrics.summary import Counts, Floats, ScoreSummary
+from federation.metrics.grid import Floats
+from federation.metrics.summary import Counts, ScoreSummary
 from federation.metrics.threshold import Rule, Threshold
 
 GRID = "noised16/1"

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from federation.metrics.discrimination import auroc
 from federation.metrics.estimate import SINGLE, Estimate, Z
+from federation.metrics.grid import Floats
 from federation.metrics.intervals import delong_variance
-from federation.metrics.summary import Floats, ScoreSummary
+from federation.metrics.summary import ScoreSummary
 
 ALIKE = "no interval: both models rank the patients alike"
 STEPS = 100

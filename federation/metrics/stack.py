@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.metrics.estimate import NO_PATIENTS, ONE_BIN, ONE_CLASS, student
-from federation.metrics.summary import BINS, SCORES, Counts, Floats, ScoreSummary
+from federation.metrics.grid import BINS, Floats, Scale
+from federation.metrics.summary import Counts, ScoreSummary
 
 CELLS = 128
 """Most cells of a stack: its tables then stay in the processor's cache."""
@@ -30,14 +31,16 @@ class Stack:
     Args:
         full: (cells, 2, BINS) patients by label and bin of the grid.
         tables: (cells, 2, width) patients by label and occupied bin, ascending; 0 beyond them.
-        scores: (cells, width) midpoints of those bins; 0.5 beyond them.
+        scores: (cells, width) the risks that those bins stand for; 0.5 beyond them.
         moments: (cells, 3) sums of the scores, of their squares, and over the positives.
+        scale: of all these cells.
     """
 
     full: Counts
     tables: Floats
     scores: Floats
     moments: Floats
+    scale: Scale
 
     @cached_property
     def negatives(self) -> Floats:
@@ -80,14 +83,16 @@ def stacks(summaries: Sequence[ScoreSummary]) -> Iterator[tuple[list[int], Stack
         full = np.stack([one.counts for one in some])
         occupied = full.max(axis=1) > 0
         widths = _widths(occupied.sum(axis=1))
-        for width in np.unique(widths):
-            same = np.flatnonzero(widths == width)
+        alike: dict[tuple[Scale, int], list[int]] = {}
+        for place, (one, width) in enumerate(zip(some, widths.tolist(), strict=True)):
+            alike.setdefault((one.scale, width), []).append(place)
+        for (scale, width), same in alike.items():
             for first in range(0, len(same), CELLS):
                 places = same[first : first + CELLS]
                 moments = np.array([some[place].moments for place in places])
                 yield (
-                    (places + start).tolist(),
-                    _packed(full[places], occupied[places], int(width), moments),
+                    [place + start for place in places],
+                    _packed(full[places], occupied[places], width, moments, scale),
                 )
 
 
@@ -113,11 +118,13 @@ def _widths(occupied: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.left_shift(1, powers)
 
 
-def _packed(full: Counts, occupied: NDArray[np.bool_], width: int, moments: Floats) -> Stack:
+def _packed(
+    full: Counts, occupied: NDArray[np.bool_], width: int, moments: Floats, scale: Scale
+) -> Stack:
     cell, bin_ = np.nonzero(occupied)
     place = (np.cumsum(occupied, axis=1) - 1)[cell, bin_]
     tables, scores = np.zeros((len(full), 2, width)), np.full((len(full), width), 0.5)
     for label in (0, 1):
         tables[cell, label, place] = full[cell, label, bin_]
-    scores[cell, place] = np.broadcast_to(SCORES, (len(full), BINS))[cell, bin_]
-    return Stack(full, tables, scores, moments)
+    scores[cell, place] = np.broadcast_to(scale.scores, (len(full), BINS))[cell, bin_]
+    return Stack(full, tables, scores, moments, scale)

@@ -14,37 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from federation.metrics.grid import BINS, GRID, PLAIN, UNCHANGED, Line, Scale, bins_of
+
 Counts = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-GRID = "logit400/1"
-"""Name of the grid below; summaries of another grid cannot be added and are refused."""
-
-THRESHOLDS: tuple[float, ...] = (0.01, 0.02, 0.03, *(step / 20 for step in range(1, 20)))
-"""Decision thresholds at which confusion counts and net benefit are exact."""
-
-ECE_BINS = 15
-
-
-def _edges() -> Floats:
-    """The fixed grid: 400 logit-spaced bins, cut again at the thresholds and the ECE edges.
-
-    Half as many bins cost AUROC up to 0.002 when all scores lie close together, as those of a model
-    in its first rounds or under strong privacy do (logits with a standard deviation of 0.2). The
-    logistic edges are rounded, because two machines' ``exp`` may differ in the last bit.
-    """
-    logistic = np.round(1.0 / (1.0 + np.exp(-np.linspace(-7.0, 7.0, 399))), 12)
-    exact = np.unique([0.0, 1.0, *THRESHOLDS, *(k / ECE_BINS for k in range(1, ECE_BINS))])
-    apart = np.abs(logistic[:, None] - exact).min(axis=1) > 1e-9
-    return np.sort(np.concatenate([exact, logistic[apart]]))
-
-
-EDGES: Floats = _edges()
-BINS: int = len(EDGES) - 1
-SCORES: Floats = (EDGES[:-1] + EDGES[1:]) / 2
-"""The score that stands for each bin: its midpoint."""
-EDGES.setflags(write=False)
-SCORES.setflags(write=False)
 
 _LARGEST = 2**31
 """More patients than any cell holds; what a site claims beyond it is refused."""
@@ -60,6 +32,7 @@ class ScoreSummary:
         score_sum: sum of the scores p.
         score_square_sum: sum of p squared.
         positive_score_sum: sum of p over the patients with label 1.
+        scale: the risks p that the bins stand for.
 
     >>> site = ScoreSummary.from_scores([0.1, 0.8], [0, 1])
     >>> both = site + ScoreSummary.from_scores([0.5], [1])
@@ -71,6 +44,7 @@ class ScoreSummary:
     score_sum: float
     score_square_sum: float
     positive_score_sum: float
+    scale: Scale = PLAIN
 
     def __post_init__(self) -> None:
         counts = np.array(self.counts)
@@ -117,17 +91,13 @@ class ScoreSummary:
         )
 
     def __add__(self, other: ScoreSummary) -> ScoreSummary:
-        return ScoreSummary(
-            self.counts + other.counts,
-            self.score_sum + other.score_sum,
-            self.score_square_sum + other.score_square_sum,
-            self.positive_score_sum + other.positive_score_sum,
-        )
+        return merge([self, other])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ScoreSummary):
             return NotImplemented
-        return np.array_equal(self.counts, other.counts) and self.moments == other.moments
+        alike = self.moments == other.moments and self.scale == other.scale
+        return alike and np.array_equal(self.counts, other.counts)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -155,12 +125,12 @@ class ScoreSummary:
         """Confusion counts when a score at or above the threshold is called positive.
 
         Exact for the patients that were counted; in a summary that was ``merged``, a joined group
-        lies on one side of the threshold as a whole.
+        lies on one side of the threshold as a whole, and in a ``recalibrated`` one a bin.
 
         Raises:
             ValueError: if the threshold is not an edge of the grid.
         """
-        k = edge_index(threshold)
+        k = self.scale.index(threshold)
         tn, fn = self.counts[:, :k].sum(axis=1).tolist()
         fp, tp = self.counts[:, k:].sum(axis=1).tolist()
         return Confusion(tp=tp, fp=fp, tn=tn, fn=fn)
@@ -187,7 +157,27 @@ class ScoreSummary:
         counts, place = np.zeros_like(self.counts), self.places(minimum)
         for label in (0, 1):
             np.add.at(counts[label], place, self.counts[label])
-        return ScoreSummary(counts, *_moments_of(counts))
+        return ScoreSummary(counts, *_moments_of(counts, PLAIN))
+
+    def recalibrated(self, line: Line) -> ScoreSummary:
+        """The same patients, each bin standing for the risk to which the line takes its midpoint.
+
+        Everything that goes by the order of scores stays as it is, to the bit. The moments become
+        those of the midpoints. Such a summary stays at the coordinator.
+
+        Raises:
+            ValueError: if it is recalibrated already, or the slope is not above 0.
+
+        >>> cell = ScoreSummary.from_scores([0.2, 0.8], [0, 1]).recalibrated(Line(0.5, 0.0))
+        >>> round(cell.score_sum, 2), round(cell.score_square_sum, 2)
+        (1.0, 0.56)
+        """
+        if self.scale != PLAIN:
+            raise ValueError("it is recalibrated already")
+        if line == UNCHANGED:
+            return self
+        scale = Scale(line)
+        return ScoreSummary(self.counts, *_moments_of(self.counts, scale), scale)
 
     def too_small(self, minimum: int, merged: bool) -> str:
         """Why it must not leave a site; empty if it may.
@@ -216,10 +206,16 @@ class ScoreSummary:
     @staticmethod
     def places_of(patients: Counts, minimum: int) -> NDArray[np.int64]:
         """As ``places``, of so many patients by bin, (BINS,)."""
-        return joined(patients, minimum, edge_index(0.5))
+        return joined(patients, minimum, PLAIN.index(0.5))
 
     def to_json(self) -> dict[str, Any]:
-        """Only the occupied bins, and the moments; exact both ways."""
+        """Only the occupied bins, and the moments; exact both ways, of scores as they are.
+
+        Raises:
+            ValueError: if it is recalibrated.
+        """
+        if self.scale != PLAIN:
+            raise ValueError("a recalibrated summary is not told")
         bins = np.flatnonzero(self.counts.any(axis=0))
         return {
             "grid": GRID,
@@ -280,30 +276,21 @@ class Confusion:
 
 
 def merge(summaries: Iterable[ScoreSummary]) -> ScoreSummary:
-    """Add summaries; their order cannot change a bit."""
+    """Add summaries; their order cannot change a bit.
+
+    Raises:
+        ValueError: if their bins stand for different risks.
+    """
     parts = list(summaries)
     if len(parts) <= 1:
         return parts[0] if parts else ScoreSummary.empty()
+    if any(one.scale != parts[0].scale for one in parts):
+        raise ValueError("summaries of different scales cannot be added")
     counts = np.sum([one.counts for one in parts], axis=0)
-    sums = (math.fsum(part) for part in zip(*(one.moments for one in parts), strict=True))
-    return ScoreSummary(counts, *sums)
-
-
-def bins_of(scores: Floats) -> NDArray[np.int64]:
-    """Return the bin of each score in [0, 1]: (patients,)."""
-    return np.minimum(np.searchsorted(EDGES, scores, side="right") - 1, BINS - 1)
-
-
-def edge_index(threshold: float) -> int:
-    """Index of a threshold among the edges.
-
-    >>> float(EDGES[edge_index(0.5)])
-    0.5
-    """
-    k = int(np.searchsorted(EDGES, threshold))
-    if k >= len(EDGES) or EDGES[k] != threshold:
-        raise ValueError(f"{threshold} is not an edge of the score grid; see summary.THRESHOLDS")
-    return k
+    first, second, positive = (
+        math.fsum(part) for part in zip(*(one.moments for one in parts), strict=True)
+    )
+    return ScoreSummary(counts, first, second, positive, parts[0].scale)
 
 
 def joined(patients: Counts, minimum: int, border: int) -> NDArray[np.int64]:
@@ -345,13 +332,13 @@ def _joined(patients: Counts, minimum: int, start: int, end: int) -> list[slice]
     return groups
 
 
-def _moments_of(counts: Counts) -> tuple[float, float, float]:
-    """The moments if every patient's score were the midpoint of its bin."""
-    both = counts.sum(axis=0)
+def _moments_of(counts: Counts, scale: Scale) -> tuple[float, float, float]:
+    """The moments if every patient's score were what the bin stands for."""
+    both, scores = counts.sum(axis=0), scale.scores
     return (
-        math.fsum(both * SCORES),
-        math.fsum(both * SCORES**2),
-        math.fsum(counts[1] * SCORES),
+        math.fsum(both * scores),
+        math.fsum(both * scores**2),
+        math.fsum(counts[1] * scores),
     )
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from federation.metrics.summary import BINS, Counts, ScoreSummary, bins_of, joined
+from federation.metrics.grid import BINS, bins_of
+from federation.metrics.summary import Counts, ScoreSummary, joined
 
 CENSORED, EVENT = 0, 1
 SURVIVAL = "survival/1"

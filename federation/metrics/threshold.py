@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from federation.metrics.estimate import FEWEST_EVENTS, ONE_BIN, missing
-from federation.metrics.summary import EDGES, ScoreSummary, edge_index
+from federation.metrics.grid import EDGES, PLAIN
+from federation.metrics.summary import ScoreSummary
 
 Rule = Literal["youden", "sensitivity", "fixed"]
 
@@ -20,8 +21,8 @@ class Threshold:
     """The threshold of one model.
 
     Args:
-        value: an edge of the score grid below 1, so that decisions at it are exact from a summary;
-            None if there is none.
+        value: an edge of the summary's scale below 1, so that decisions at it are exact; None if
+            there is none.
         reason: why there is none.
     """
 
@@ -49,7 +50,7 @@ def choose_threshold(summary: ScoreSummary, rule: Rule, value: float | None = No
     """
     if rule == "fixed":
         assert value is not None
-        return Threshold(float(EDGES[edge_index(value)]))
+        return Threshold(float(EDGES[PLAIN.index(value)]))
     reason = missing(summary)
     if not reason and min(summary.positives, summary.negatives) < FEWEST_EVENTS:
         reason = TOO_FEW
@@ -72,4 +73,4 @@ def choose_threshold(summary: ScoreSummary, rule: Rule, value: float | None = No
         # Edges that miss as many differ in whom they spare.
         best = best[spared[best] == spared[best].max()]
     first_run = best[: int(np.argmax(np.diff(best, append=best[-1] + 2) > 1)) + 1]
-    return Threshold(float(EDGES[first_run[len(first_run) // 2]]))
+    return Threshold(float(summary.scale.edges[first_run[len(first_run) // 2]]))

@@ -27,7 +27,7 @@ from federation.metrics.estimate import (
     logit_interval,
     student,
 )
-from federation.metrics.summary import BINS, SCORES, Floats
+from federation.metrics.grid import BINS, SCORES, Floats
 from federation.metrics.survival import CENSORED, EVENT, SurvivalSummary
 
 NO_PAIRS = "no pair of patients of whom it is known who came first"

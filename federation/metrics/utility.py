@@ -10,9 +10,10 @@ import numpy as np
 
 from federation.metrics.column import Column, plain
 from federation.metrics.estimate import NO_PATIENTS, Estimate
+from federation.metrics.grid import THRESHOLDS, Floats
 from federation.metrics.intervals import wilson
 from federation.metrics.stack import Stack, stack_of
-from federation.metrics.summary import THRESHOLDS, Confusion, Floats, ScoreSummary, edge_index
+from federation.metrics.summary import Confusion, ScoreSummary
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def net_benefit(
 
 def benefit_curves(stack: Stack, thresholds: Sequence[float] = THRESHOLDS) -> BenefitCurves:
     """As ``net_benefit``, of many cells."""
-    edges = np.array([edge_index(at) for at in thresholds])
+    edges = np.array([stack.scale.index(at) for at in thresholds])
     below = np.concatenate(
         [np.zeros_like(stack.full[..., :1]), stack.full.cumsum(axis=-1)], axis=-1
     )

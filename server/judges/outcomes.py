@@ -23,7 +23,7 @@ from server.site_evaluation import SiteEvaluation
 
 AVERAGED = ("auroc", "auprc", "brier")
 TOGETHER = "no interval: outcomes of the same patients hang together in a way that is not told"
-OF_MODEL = ("threshold", "worst", "fairness", "between_sites")
+OF_MODEL = ("threshold", "worst", "fairness", "between_sites", "recalibration")
 
 
 class OutcomesJudge(Judge[OutcomesSummary]):
@@ -117,7 +117,8 @@ class OutcomesJudge(Judge[OutcomesSummary]):
             for part in ("overall", "sites", "subgroups", "site_subgroups")
         }
         by_outcome = {
-            name: {part: model[part] for part in OF_MODEL} for name, model in each.items()
+            name: {part: model[part] for part in OF_MODEL if part in model}
+            for name, model in each.items()
         }
         return {**cells, f"by_{'class' if self._key == 'classes' else 'label'}": by_outcome}
 

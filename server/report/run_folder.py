@@ -100,6 +100,18 @@ class ChosenThreshold(BaseModel):
     sites: dict[str, dict[str, Any]] = {}
 
 
+class Recalibrated(BaseModel):
+    """The line through a model's logits, or why there is none."""
+
+    method: str
+    slope: float | None = None
+    intercept: float | None = None
+    reason: str = ""
+    n: int = 0
+    excludes: list[str] = []
+    before: dict[str, Metric] = {}
+
+
 class Worst(BaseModel):
     """The lowest AUROC of some groups, with an interval that holds for all of them at once."""
 
@@ -162,6 +174,7 @@ class ModelMetrics(BaseModel):
     subgroups: dict[str, Cell] = {}
     site_subgroups: dict[str, dict[str, Cell]] = {}
     threshold: ChosenThreshold | None = None
+    recalibration: Recalibrated | None = None
     worst: WorstOf = WorstOf()
     fairness: dict[str, dict[str, Gap]] = {}
     between_sites: Between | None = None
@@ -316,7 +329,7 @@ class RunFolder:
 
     Args:
         summaries: score summaries of the held-out split by model and site, whole sites only, and
-            of one yes-or-no outcome alone.
+            of one yes-or-no outcome alone; of scores as the model gives them.
         document: metrics.json as it is, for tasks that have more than one outcome.
         shifts: of simulated sites that were shifted.
     """

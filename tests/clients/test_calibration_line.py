@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from clients import evaluation
+from federation.metrics.grid import UNCHANGED
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -18,4 +19,4 @@ def test_calibration_never_turns_the_order_of_patients_around(sign, monkeypatch)
     monkeypatch.setattr(evaluation, "logits", lambda model, cohort, rows: found)
     line = evaluation.fitted_line(None, SimpleNamespace(patients=patients))
     assert line.slope > 0
-    assert (line == evaluation.UNCHANGED) == (sign < 0)
+    assert (line == UNCHANGED) == (sign < 0)

@@ -24,6 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("superlink")]
 ROOT = Path(__file__).parents[2]
 NAMES = ["bayview", "st-elsewhere"]
 PREPARED = "modalities.ehr.vocabulary=prepared"
+RECALIBRATED = (
+    "evaluation.recalibration.method=platt",
+    "split.fractions={train=0.4,tuning=0.4,held_out=0.2}",
+)
 ATTENTION = "the site's files need attention"
 WITNESSED = "the site's privacy ledger does not extend the one that was witnessed"
 ONE_MODALITY = (
@@ -55,7 +59,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory, sites: Path) -> Iterato
 def test_simulation_and_superlink_end_in_the_same_model_and_metrics(
     consortium: Deployment, sites: Path, tmp_path: Path
 ) -> None:
-    study = write_study(tmp_path, "training.rounds=2", PREPARED)
+    study = write_study(tmp_path, "training.rounds=2", PREPARED, *RECALIBRATED)
     simulated, deployed = tmp_path / "simulated", tmp_path / "deployed"
     wardround("simulate", study, "--sites", sites, "--out", simulated, "--workers", 0)
     consortium.run(study, deployed)
@@ -72,6 +76,9 @@ def test_simulation_and_superlink_end_in_the_same_model_and_metrics(
     measured = read(simulated / "metrics.json")
     assert measured["models"]["federated"]["sites"].keys() == set(NAMES)
     assert differences(read(deployed / "metrics.json"), measured) == {}
+    assert measured["models"]["federated"]["recalibration"]["n"] > 40
+    lines = read(simulated / "recalibration.json")
+    assert differences(read(deployed / "recalibration.json"), lines) == {}
     received = [*deployed.rglob("*"), *consortium.coordinator.rglob("*")]
     assert PLANTED.found_in(received) == {}
 

@@ -38,7 +38,10 @@ def columns(run):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
-    changes = [*CHANGES, "modalities.image.size=32"] if kind == "multilabel" else CHANGES
+    changes = [*CHANGES]
+    if kind == "multilabel":
+        changes += ["modalities.image.size=32", "evaluation.recalibration.method=platt"]
+        changes += ["split.fractions={train=0.3,tuning=0.4,held_out=0.3}"]
     study = load_study(STUDIES / KINDS[kind], changes)
     sites = tmp_path / "sites"
     synthesize(sites, sites=2, patients=90, seed=4, image_size=16, task=kind)
@@ -71,6 +74,12 @@ def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
     assert overall["macro"]["auroc"]["of"] == 3
     assert rounds[-1]["metrics"]["auroc"] is not None
     assert all(name in page for name in names)
+    if kind == "multilabel":
+        lines = json.loads((runs[0] / "recalibration.json").read_text())["lines"]
+        assert tuple(lines) == names
+        assert any(line["slope"] != 1 for line in lines.values())
+        assert "Risks were recalibrated on" in page
+        assert "recalibrated" in (runs[0] / "model_card.md").read_text()
     if kind == "multiclass":
         merged = federated["sites"]["st-elsewhere"]["confusion"]
         counts = [sum(column) for column in zip(*merged["true_by_predicted"], strict=True)]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from federation.metrics.grid import bins_of
 from federation.metrics.paired import auroc_correlation
-from federation.metrics.summary import ScoreSummary, bins_of
+from federation.metrics.summary import ScoreSummary
 from server.joining import joining
 from server.site_evaluation import Paired, SiteEvaluation
 

@@ -22,7 +22,7 @@ STUDY = {
         "ehr": {"width": 8, "buckets": 8, "reference_ranges": {"LAB//CRP": [0.0, 10.0]}},
     },
     "training": {"rounds": 4, "batch_size": 32},
-    "evaluation": {"windows": {"number": 2}},
+    "evaluation": {"windows": {"number": 2}, "recalibration": {"method": "platt"}},
 }
 
 
@@ -56,6 +56,20 @@ def test_held_out_patients_of_the_run_raise_no_alarm_and_are_those_of_the_run(fi
     drift = metrics["drift"]["sites"]["north"]["windows"]
     assert set(drift) == {"1", "2"}
     assert sum(one["n"] for one in drift.values()) == measured["n"]
+
+
+def test_both_sides_have_the_risks_that_the_run_recalibrated(finished, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(finished / "run", other)
+    document = json.loads((other / "recalibration.json").read_text())
+    slopes = []
+    for slope in (1.0, 0.5):
+        document["lines"]["sick"] = {"slope": slope, "intercept": 0.0}
+        (other / "recalibration.json").write_text(json.dumps(document))
+        found = _monitored(finished / "sites/north", other, None, None, 1)["windows"]
+        assert found["0"]["calibration_slope"] == found["1"]["calibration_slope"]
+        slopes.append(found["0"]["calibration_slope"]["value"])
+    assert slopes[1] == pytest.approx(2 * slopes[0], rel=1e-4)
 
 
 def test_other_patients_raise_an_alarm_that_the_exit_code_tells(finished, tmp_path):

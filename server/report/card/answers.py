@@ -18,8 +18,10 @@ from server.report.first_screen import (
     privacy_fact,
     rounds,
 )
+from server.report.recalibration import recalibration_words
 from server.report.run_folder import Cell, Metric, RunFolder
 from server.report.sections.decisions import threshold_words
+from server.report.sections.outcomes import recalibrated_outcomes
 from server.report.sections.privacy import guarantee
 from server.report.text import MODALITIES, listed, metric_text, model_name, shown, subgroup_name
 
@@ -177,7 +179,9 @@ def _method(study: Mapping[str, Any]) -> dict[str, str]:
         "training, stopping and the threshold did not see. No hospital outside the consortium "
         "took part.",
         "full_model": "model.safetensors, with vocabulary.json and normalisation.json, of the run "
-        "folder.",
+        "folder."
+        + " recalibration.json there has the line from the model's log-odds to its risks."
+        * ("recalibration" in study.get("evaluation", {})),
     }
 
 
@@ -188,11 +192,10 @@ def _results(run: RunFolder) -> dict[str, str]:
         for name, one in sorted(run.metrics.models.items())
         if name != run.main and one.overall.auroc
     }
-    own = (
-        "Each hospital uses a model of its own, adapted to its patients."
-        if cell.averaged_over_sites
-        else "None in this run."
-    )
+    moved = _recalibrated(run)
+    own = "" if moved else "None in this run."
+    if cell.averaged_over_sites:
+        own = "Each hospital uses a model of its own, adapted to its patients."
     between = model.between_sites
     failed = sum(len(one.failed) + len(one.rejected) for one in run.rounds)
     gaps = [
@@ -230,13 +233,21 @@ def _results(run: RunFolder) -> dict[str, str]:
         else "Too few hospitals can be compared for an average hospital.",
         "failures": f"{rounds(run)} rounds counted; {failed} times a hospital failed or was "
         "rejected in one.",
-        "updating": own,
-        "updated": own,
+        "updating": f"{own} {moved}".strip(),
+        "updated": f"{own} {moved}".strip(),
         "limits": "Measured on past records of the hospitals that trained it, not in care. Groups "
         "below the hospitals' smallest cell are withheld, so nothing is known of them."
         + " Fewer than 50 patients of one class were measured: intervals hold less often than "
         "they say." * _few(cell),
     }
+
+
+def _recalibrated(run: RunFolder) -> str:
+    """What was done to the risks after training."""
+    if run.task == "binary":
+        return recalibration_words(run.model.recalibration, run.model.overall)
+    told = recalibrated_outcomes(run.document["models"][run.main])
+    return " ".join(f"{name}: {words}" for name, words in told.items())
 
 
 def _headline(run: RunFolder) -> str:

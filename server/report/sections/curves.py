@@ -14,6 +14,7 @@ from federation.metrics.discrimination import (
     precision_recall_curve,
     roc_curve,
 )
+from federation.metrics.grid import UNCHANGED, Line
 from federation.metrics.intervals import wilson_interval
 from federation.metrics.summary import ScoreSummary, merge
 from federation.pages.elements import (
@@ -31,6 +32,7 @@ from federation.pages.elements import (
     Trace,
     axes,
 )
+from server.report.recalibration import recalibration_words
 from server.report.run_folder import Cell, ModelMetrics, RunFolder
 from server.report.text import ALL, metric_text, plain
 from server.report.traces import line, of_all, of_site, reference, thinned
@@ -41,6 +43,8 @@ GRID = tuple(step / 10 for step in range(1, 10))
 FEWEST_IN_GROUP = 20
 """Patients in a group of one hospital's calibration curve, at least."""
 
+BEFORE = f"{ALL}, before recalibration"
+_DOTTED = " The dotted line is of all hospitals before the risks were recalibrated."
 _NO_SUMMARIES = "No score summaries are kept for this model."
 
 Summaries = Mapping[str, ScoreSummary]
@@ -48,14 +52,16 @@ Summaries = Mapping[str, ScoreSummary]
 
 def curves(run: RunFolder) -> Section:
     """Four figures and one choice of whose curves they show."""
-    model, summaries = run.model, run.summaries.get(run.main, {})
+    model, raw = run.model, run.summaries.get(run.main, {})
+    summaries = {site: one.recalibrated(_line(model)) for site, one in raw.items()}
     averaged = model.overall.averaged_over_sites
     usable = {site: one for site, one in summaries.items() if 0 < one.positives < one.n}
     figures: list[Figure] = []
     if summaries:
         whole = None if averaged else merge(summaries.values())
         figures = [roc(whole, usable), precision_recall(whole, usable)]
-        figures += [calibration(whole, usable), decision(model, averaged)]
+        earlier = None if averaged or _line(model) == UNCHANGED else merge(raw.values())
+        figures += [calibration(whole, usable, earlier), decision(model, averaged)]
     elif model.overall.net_benefit:
         figures = [decision(model, averaged)]
     parts: list[Part] = []
@@ -67,6 +73,8 @@ def curves(run: RunFolder) -> Section:
                 note=True,
             )
         )
+    if words := recalibration_words(model.recalibration, model.overall):
+        parts.append(Text(words))
     if not figures:
         why = "No curve is drawn of counts with noise." if run.noised else _NO_SUMMARIES
         parts.append(Text(why, note=True))
@@ -133,10 +141,20 @@ def precision_recall(whole: ScoreSummary | None, sites: Summaries) -> Figure:
     )
 
 
-def calibration(whole: ScoreSummary | None, sites: Summaries) -> Figure:
-    """Observed against predicted risk, in up to ten groups of equal size."""
+def calibration(
+    whole: ScoreSummary | None, sites: Summaries, earlier: ScoreSummary | None = None
+) -> Figure:
+    """Observed against predicted risk, in up to ten groups of equal size.
+
+    Args:
+        whole: all hospitals together; None where they use models of their own.
+        sites: each hospital.
+        earlier: all hospitals together, before the risks were recalibrated, if they were.
+    """
     traces, rows = [], []
     drawn = {} if whole is None else {ALL: calibration_curve(whole)}
+    if earlier is not None:
+        drawn[BEFORE] = calibration_curve(earlier)
     drawn |= {
         site: calibration_curve(one, min(10, max(1, one.n // FEWEST_IN_GROUP)))
         for site, one in sites.items()
@@ -146,6 +164,9 @@ def calibration(whole: ScoreSummary | None, sites: Summaries) -> Figure:
         x, y = [round(score, 4) for score, _, _ in points], [round(p[1], 4) for p in points]
         if name == ALL:
             trace = of_all(x, y, "lines+markers")
+        elif name == BEFORE:
+            trace = line(name, x, y, MUTED, "lines+markers")
+            trace["line"] = {**trace["line"], "dash": "dot"}
         else:
             trace = line(name, x, y, COLOURS[1], "lines+markers")
             trace["line"] = {**trace["line"], "dash": "dash"}
@@ -162,7 +183,7 @@ def calibration(whole: ScoreSummary | None, sites: Summaries) -> Figure:
         traces.append(trace)
         rows += [
             [
-                Td(name, look=TOTAL if name == ALL else ""),
+                Td(name, look=TOTAL if name in (ALL, BEFORE) else ""),
                 plain(score),
                 Td(f"{risk:.3f}", f"{low:.3f} to {top:.3f}"),
                 Td(f"{size:,}"),
@@ -176,7 +197,7 @@ def calibration(whole: ScoreSummary | None, sites: Summaries) -> Figure:
         "Calibration curve",
         "Observed against predicted risk in groups of patients of about equal size, with 95% "
         "intervals; the dashed line is perfect calibration. One hospital's is drawn if it is "
-        "chosen above.",
+        f"chosen above.{_DOTTED if earlier is not None else ''}",
         {"data": traces, "layout": layout},
         Table(
             "Calibration curve: groups of patients by predicted risk",
@@ -221,6 +242,14 @@ def decision(model: ModelMetrics, averaged: bool) -> Figure:
             rows,
         ),
     )
+
+
+def _line(model: ModelMetrics) -> Line:
+    """Through the logits of the model's scores."""
+    told = model.recalibration
+    if told is None or told.slope is None or told.intercept is None:
+        return UNCHANGED
+    return Line(told.slope, told.intercept)
 
 
 def _square(x: str, y: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from federation.pages.elements import Heading, Part, Section, Table, Td, Text
 from server.report.other_tasks import by_outcome, hidden, main_model, told
-from server.report.run_folder import RunFolder
+from server.report.recalibration import recalibration_words
+from server.report.run_folder import Cell, Recalibrated, RunFolder
 from server.report.text import METRICS, model_name, number, subgroup_name
 
 _MEANS = (
@@ -22,6 +23,7 @@ def outcomes(run: RunFolder) -> Section | None:
         return None
     model = main_model(run)
     parts: list[Part] = [_overall(model["overall"]), Text(_MEANS, note=True)]
+    parts += [Text(f"{name}: {words}") for name, words in recalibrated_outcomes(model).items()]
     parts += [
         _cells("Mean AUROC and AUROC of each outcome by hospital", "Hospital", model["sites"]),
         _cells(
@@ -38,6 +40,20 @@ def outcomes(run: RunFolder) -> Section | None:
     if "confusion" in model["overall"]:
         parts += [Heading("The likeliest class beside the true one"), _confusion(model["overall"])]
     return Section("outcomes", "Outcomes", parts)
+
+
+def recalibrated_outcomes(model: Mapping[str, Any]) -> dict[str, str]:
+    """What is told of the risks of each finding that was to be recalibrated, by its name."""
+    cells = by_outcome(model["overall"])
+    told = {
+        name: Recalibrated.model_validate(one["recalibration"])
+        for name, one in model.get("by_label", {}).items()
+        if "recalibration" in one
+    }
+    return {
+        name: recalibration_words(one, Cell.model_validate(cells.get(name, {})))
+        for name, one in told.items()
+    }
 
 
 def _overall(cell: Mapping[str, Any]) -> Table:

@@ -15,7 +15,8 @@ from federation.metrics.calibration import (
     calibration_slope,
     expected_calibration_error,
 )
-from federation.metrics.summary import ECE_BINS, ScoreSummary, merge
+from federation.metrics.grid import ECE_BINS
+from federation.metrics.summary import ScoreSummary, merge
 from server.cells import cell
 
 

@@ -6,7 +6,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score
 
 from federation.metrics.decisions import at_threshold, rate
-from federation.metrics.summary import EDGES, Confusion, ScoreSummary
+from federation.metrics.grid import EDGES
+from federation.metrics.summary import Confusion, ScoreSummary
 from federation.metrics.utility import benefit
 
 

@@ -20,7 +20,8 @@ from federation.metrics.discrimination import (
 )
 from federation.metrics.discrimination import precision_recall_curve as precision_of
 from federation.metrics.discrimination import roc_curve as curve_of
-from federation.metrics.summary import EDGES, SCORES, THRESHOLDS, ScoreSummary, bins_of, merge
+from federation.metrics.grid import EDGES, SCORES, THRESHOLDS, bins_of
+from federation.metrics.summary import ScoreSummary, merge
 
 MODELS = [
     {},

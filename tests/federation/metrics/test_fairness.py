@@ -20,7 +20,7 @@ LEVELS = ("black", "other", "white")
 
 def group_of(scores, labels, threshold=0.5):
     summary = ScoreSummary.from_scores(scores, labels)
-    return Group(lambda z: delong(summary, z), summary, summary.confusion(threshold))
+    return Group(lambda z: delong(summary, z), [summary], summary.confusion(threshold))
 
 
 def test_gaps_are_fairlearns(simulated):
@@ -58,7 +58,7 @@ def test_interval_of_a_gap_covers_the_true_one_95_times_in_100():
         for name, share in truth.items():
             tp, fp = (int(x) for x in rng.binomial(n, [share, 0.2]))
             confusion = Confusion(tp, fp, n - fp, n - tp)
-            groups[name] = Group(lambda z: None, ScoreSummary.empty(), confusion)
+            groups[name] = Group(lambda z: None, [ScoreSummary.empty()], confusion)
         gap = fairness(groups)["sensitivity"].estimate
         covered += gap.low <= 0.18 <= gap.high
     assert 0.92 <= covered / 400 <= 0.995
@@ -66,7 +66,7 @@ def test_interval_of_a_gap_covers_the_true_one_95_times_in_100():
 
 def test_gap_that_chance_explains_begins_at_zero():
     alike = Confusion(40, 10, 40, 10)
-    groups = {k: Group(lambda z: None, ScoreSummary.empty(), alike) for k in "ab"}
+    groups = {k: Group(lambda z: None, [ScoreSummary.empty()], alike) for k in "ab"}
     gap = fairness(groups)["sensitivity"].estimate
     assert gap.value == gap.low == 0.0
     assert gap.high > 0.1
@@ -86,7 +86,7 @@ def test_group_without_the_measure_is_named_and_one_alone_has_no_gap(simulated):
 def test_without_a_threshold_only_scores_are_compared(simulated):
     scores, labels = simulated(np.random.default_rng(7), 200)
     summary = ScoreSummary.from_scores(scores, labels)
-    group = Group(lambda z: delong(summary, z), summary, None)
+    group = Group(lambda z: delong(summary, z), [summary], None)
     assert set(fairness({"a": group, "b": group})) == {"calibration", "auroc"}
 
 
@@ -97,7 +97,7 @@ def test_gap_between_five_equal_groups_is_seldom_called_more_than_chance():
         for name in "abcde":
             tp = int(rng.binomial(150, 0.7))
             groups[name] = Group(
-                lambda z: None, ScoreSummary.empty(), Confusion(tp, 9, 99, 150 - tp)
+                lambda z: None, [ScoreSummary.empty()], Confusion(tp, 9, 99, 150 - tp)
             )
         called += fairness(groups)["sensitivity"].estimate.low > 0
     assert called / 400 <= 0.08

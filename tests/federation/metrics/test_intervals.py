@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from federation.metrics.calibration import briers, calibration_slope, intercepts, slopes
 from federation.metrics.decisions import at_threshold
 from federation.metrics.discrimination import auprc_of, auprc_variance, auroc
+from federation.metrics.grid import SCORES
 from federation.metrics.intervals import (
     auprcs,
     aurocs,
@@ -20,7 +21,7 @@ from federation.metrics.intervals import (
     wilson_interval,
 )
 from federation.metrics.stack import CELLS, stack_of, stacks
-from federation.metrics.summary import SCORES, ScoreSummary
+from federation.metrics.summary import ScoreSummary
 from federation.metrics.utility import net_benefit
 
 

@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import norm
 
 from federation.metrics.discrimination import auroc
+from federation.metrics.grid import bins_of
 from federation.metrics.paired import auroc_correlation, auroc_difference
-from federation.metrics.summary import ScoreSummary, bins_of
+from federation.metrics.summary import ScoreSummary
 
 
 def two_models(rng, patients, shared=0.8, first=1.2, second=0.9):

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.metrics.summary import (
-    BINS,
-    ECE_BINS,
-    EDGES,
-    THRESHOLDS,
-    ScoreSummary,
-    edge_index,
-    merge,
-)
+from federation.metrics.grid import BINS, ECE_BINS, EDGES, PLAIN, THRESHOLDS
+from federation.metrics.summary import ScoreSummary, merge
 
 patients = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, max_size=80)
 
@@ -43,7 +36,7 @@ def test_score_on_a_threshold_is_called_positive():
 
 
 def test_grid_holds_every_threshold_and_every_ece_edge():
-    assert all(edge_index(k / ECE_BINS) >= 0 for k in range(ECE_BINS + 1))
+    assert all(PLAIN.index(k / ECE_BINS) >= 0 for k in range(ECE_BINS + 1))
     assert 0.5 in THRESHOLDS
     assert (np.diff(EDGES) > 1e-9).all()
     assert BINS > 400

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from federation.metrics.decisions import rate
-from federation.metrics.summary import EDGES, ScoreSummary
+from federation.metrics.grid import EDGES
+from federation.metrics.summary import ScoreSummary
 from federation.metrics.threshold import choose_threshold
 
 

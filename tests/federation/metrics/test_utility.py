@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from federation.metrics.grid import THRESHOLDS
 from federation.metrics.stack import stack_of
-from federation.metrics.summary import THRESHOLDS, ScoreSummary
+from federation.metrics.summary import ScoreSummary
 from federation.metrics.utility import benefit_curves, net_benefit
 
 
