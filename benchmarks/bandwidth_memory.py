@@ -63,11 +63,12 @@ def _send(what: str, parameters: int, folder: Path) -> Callable[[], None]:
     from flwr.supercore.inflatable.inflatable_utils import push_objects
 
     from federation.bodies import TrainBody
-    from federation.flower import take_simulated_identity
+    from federation.flower import bound_messages, take_simulated_identity
     from federation.messages import Instruction, Reply
     from federation.study import Study
 
     take_simulated_identity()
+    bound_messages()
     folder.mkdir(exist_ok=True)
     study = Study.model_validate(
         {"study": {"name": "large"}, "task": {"label": "x"}, "modalities": {"text": {}}}
@@ -108,10 +109,11 @@ def _receive(what: str, parameters: int, folder: Path) -> Callable[[], None]:
     from flwr.proto.message_pb2 import ObjectTree
     from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 
-    from federation.flower import take_simulated_identity
+    from federation.flower import bound_messages, take_simulated_identity
     from federation.messages import TRAIN, Instruction, Reply
 
     take_simulated_identity()
+    bound_messages()
     tree = ObjectTree.FromString((folder / "tree").read_bytes())
 
     def run() -> None:

@@ -30,6 +30,7 @@ from federation.messages import (
     TRAIN,
     Instruction,
     Reply,
+    model_digest,
 )
 from federation.study import Study
 
@@ -191,12 +192,16 @@ def _planned(instruction: Instruction, kind: str, site: Site) -> bool:
         return True
     if kind == TRAIN:
         return instruction.model == FEDERATED
+    if instruction.reference is not None:
+        named = study.evaluation.predecessor == model_digest(instruction.reference)
+        return named and not instruction.shared and (round_, instruction.split) == (0, "held_out")
     if instruction.model == EXISTING_SCORE:
-        return round_ == 0
+        return round_ == 0 and not instruction.shared
     if instruction.model != FEDERATED or not 0 <= round_ <= study.training.rounds:
         return False
     if round_ == 0:
-        return instruction.split in ("tuning", "held_out")
+        own = not instruction.shared or study.personal
+        return instruction.split in ("tuning", "held_out") and own
     every = study.evaluation.every
     measured = every > 0 and round_ % every == 0 and not instruction.shared
     judged = _judges(study, site) and instruction.shared

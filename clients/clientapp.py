@@ -17,7 +17,7 @@ from typing import Any
 from flwr.app import Context, Message
 
 from federation.bundle import bundle_digest
-from federation.flower import take_over_clientapp
+from federation.flower import bound_messages, take_over_clientapp
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     logger = logging.getLogger("wardround")  # not the root: Flower logs by itself
     logger.addHandler(logging.StreamHandler())
     logger.setLevel(logging.INFO)
+    bound_messages()
     run = take_over_clientapp(_see_bundle, _loader)
     run()
 

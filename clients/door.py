@@ -23,15 +23,13 @@ from clients.approvals import approval_of, audit_log
 from clients.audit_log import AuditLog, Entry
 from clients.outbound import TakesNoPart, guarded
 from clients.site import PolicySection, Site, load_site
+from federation.flower import MOST_BYTES
 from federation.messages import TRAIN, Instruction, Reply
 from federation.study import Study
 
 logger = logging.getLogger("wardround.site")
 
 Answering = Callable[[Message, Context], Message]
-
-MOST_BYTES = 2**31
-"""Of a message: more than 500 million parameters; a larger one is not looked at."""
 
 
 def answer_at_the_door(

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from clients.site import PolicySection
+from federation import bodies
 from federation.bodies import (
     DescribeBody,
     EvaluateBody,
@@ -30,13 +31,13 @@ from federation.metrics.paired import STEPS
 from federation.metrics.summaries import read_summary
 from federation.metrics.summary import ScoreSummary
 from federation.study import Study
-from federation.subgroups import WHOLE_SITE, is_window
+from federation.subgroups import WHOLE_SITE
 
 T = TypeVar("T")
 
 logger = logging.getLogger("wardround.site")
 
-CODE = re.compile(r"[\w.%+\-/:()\[\]^*# ]{1,120}", re.ASCII)
+CODE = re.compile(bodies.CODE)
 
 
 class TakesNoPart(Exception):
@@ -81,9 +82,8 @@ def released(reply: Reply, policy: PolicySection, study: Study) -> Reply:
     if isinstance(reply.body, EvaluateBody) and reply.body.paired and not study.compares:
         raise GateClosed("a comparison of models that the study does not ask for")
     if isinstance(reply.body, EvaluateBody):
-        _check_windows(reply.body, study)
-        if (reply.body.noise is None) != (study.evaluation.noise is None):
-            raise GateClosed("an evaluation with or without noise, as the study does not ask")
+        if unasked := reply.body.unasked(study):
+            raise GateClosed(unasked)
         if reply.body.noise is None:  # with noise, all are of one yes-or-no outcome
             _check_kind(reply.body, study)
     if reply.update is not None:
@@ -129,9 +129,7 @@ def check(reply: Reply, policy: PolicySection, private: bool = False) -> None:
         for counts in (body.patients, body.modalities, body.excluded, body.notices):
             _check_counts(counts.values(), policy)
     if isinstance(reply.body, PrepareBody):
-        for code, (patients, values, *_) in reply.body.codes.items():
-            if not CODE.fullmatch(code):
-                raise GateClosed("not a code")
+        for patients, values, *_ in reply.body.codes.values():
             _check_counts((patients, values), policy)
 
 
@@ -189,16 +187,6 @@ def _check_paired(body: EvaluateBody, policy: PolicySection) -> None:
     told = (body.paired.correlation or 0.0) * STEPS
     if abs(told - round(told)) > 1e-6:
         raise GateClosed("a correlation is told to a hundredth")
-
-
-def _check_windows(body: EvaluateBody, study: Study) -> None:
-    windows = any(is_window(name) for name in (*body.cells, *body.withheld))
-    if (windows or body.inputs) and study.evaluation.windows is None:
-        raise GateClosed("windows of time that the study does not ask for")
-    ehr = study.modalities.ehr
-    known = {*study.modalities.names, *(ehr.reference_ranges if ehr else ())}
-    if not all(inputs.keys() <= known for inputs in body.inputs.values()):
-        raise GateClosed("an input that the study does not name")
 
 
 def suppressed(count: int, minimum_cell: int) -> SmallCount:

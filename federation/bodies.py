@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from federation.metrics.noised import NoisedSummary
+from federation.metrics.outcomes import OutcomesSummary
 from federation.metrics.summaries import Summary, read_summary
 from federation.metrics.summary import ScoreSummary
 from federation.modalities import Modality
-from federation.study import Split
+from federation.study import Split, Study
 from federation.subgroups import CELLS, WHOLE_SITE, is_window
 from federation.validation import Section
 from federation.vocabulary import CodeMoments
@@ -100,6 +101,9 @@ Reason = Literal[
 MOST_PATIENTS = 2**20
 """Of one site; a round sums at most eight times as many."""
 
+_MOST_DEVIATIONS = 64
+"""Of noise on a count; it never comes out so large."""
+
 LARGEST_LOSS = 1e6
 LARGEST_VARIANCE = 1e30
 
@@ -125,6 +129,16 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 MOST_ROUNDS = 2**20
 
+MOST_SEGMENTS = 1024
+"""Different terms of one run; to compose more would keep the coordinator busy for minutes."""
+
+CODE = r"[A-Za-z0-9_.%+\-/:()\[\]^*# ]{1,120}"
+"""What may leave as a code: it looks like one."""
+
+Code = Annotated[str, Field(pattern=f"^{CODE}$")]
+
+MOST_CODES = 2**18
+
 
 class LedgerHead(Section):
     """Length of a site's ledger and hash of its last line: what the coordinator witnesses."""
@@ -149,7 +163,7 @@ class SpentBody(Section):
     training patients, which is declared public, and the noise from the study and the ledger.
     """
 
-    segments: tuple[SpentSegment, ...] = Field(min_length=1, max_length=MOST_ROUNDS)
+    segments: tuple[SpentSegment, ...] = Field(min_length=1, max_length=MOST_SEGMENTS)
     wanted_noise: float = Field(gt=0, le=1e9)
     """The noise multiplier that the study alone asks for; more is added where the cap is near."""
     seeded: bool
@@ -244,6 +258,10 @@ class EvaluateBody(Section):
             ValueError: if one cannot belong to any patients, or a subgroup to this site.
         """
         read = {name: read_summary(cell) for name, cell in self.cells.items()}
+        if read and read[WHOLE_SITE].n > MOST_PATIENTS:
+            raise ValueError("more patients than a site can have")
+        if any(not cell.n and not isinstance(cell, OutcomesSummary) for cell in read.values()):
+            raise ValueError("a cell of nobody")
         if read and any(cell.n > read[WHOLE_SITE].n for cell in read.values()):
             raise ValueError("a subgroup is larger than its site")
         for name, inputs in self.inputs.items():
@@ -260,9 +278,26 @@ class EvaluateBody(Section):
         if self.noise is None:
             return {}
         read = {name: NoisedSummary.from_json(cell) for name, cell in self.cells.items()}
-        if any(abs(one.variance - self.noise.scale**2) > 1e-6 for one in read.values()):
+        scale = self.noise.scale
+        if any(abs(one.variance - scale**2) > 1e-6 for one in read.values()):
             raise ValueError("a cell has other noise than is told")
+        most = self.noise.patients + _MOST_DEVIATIONS * scale
+        if any(abs(count) > most for one in read.values() for count in one.counts.flat):
+            raise ValueError("a count is larger than patients and noise can make it")
         return read
+
+    def unasked(self, study: Study) -> str:
+        """What it tells that a study does not ask for; empty if there is nothing."""
+        windows = any(is_window(name) for name in (*self.cells, *self.withheld))
+        if (windows or self.inputs) and study.evaluation.windows is None:
+            return "windows of time that the study does not ask for"
+        ehr = study.modalities.ehr
+        known = {*study.modalities.names, *(ehr.reference_ranges if ehr else ())}
+        if not all(inputs.keys() <= known for inputs in self.inputs.values()):
+            return "an input that the study does not name"
+        if (self.noise is None) != (study.evaluation.noise is None):
+            return "an evaluation with or without noise, as the study does not ask"
+        return ""
 
 
 class DescribeBody(Section):
@@ -282,7 +317,10 @@ class DescribeBody(Section):
 class PrepareBody(Section):
     """Codes that enough training patients have, with patients, values, sum, sum of squares."""
 
-    codes: dict[str, tuple[Count, Annotated[int, Field(ge=0, le=2**40)], Magnitude, Magnitude]]
+    codes: Annotated[
+        dict[Code, tuple[Count, Annotated[int, Field(ge=0, le=2**40)], Magnitude, Magnitude]],
+        Field(max_length=MOST_CODES),
+    ]
 
     def moments(self) -> dict[str, CodeMoments]:
         """Return the moments by code."""

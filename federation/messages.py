@@ -40,6 +40,8 @@ EXISTING_SCORE = "existing_score"
 """Stands for a model: the score that the study names, which sites hold already."""
 KINDS = ("float32", "int64", "float16", "uint16", "uint32", "int8")
 """Of the numbers of a vector that travels."""
+MOST_TEXT = 2**25
+"""Characters of a reply's body; the longest lists a hospital's codes."""
 RUN_ID = re.compile(r"[0-9a-f]{0,64}")
 MODEL = re.compile(r"[a-z0-9:_-]{1,140}")
 
@@ -247,6 +249,8 @@ class Reply:
         try:
             reply: dict[str, Any] = dict(records["reply"])
             text = reply.get("body")
+            if text is not None and len(text) > MOST_TEXT:
+                raise ValueError("too long")
             body = None if text is None else BODIES[message_type].model_validate_json(text)
             if reply["status"] not in get_args(Status):
                 raise ValueError("unknown status")

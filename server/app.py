@@ -9,12 +9,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from federation.errors import UserError, WardroundError
+from federation.flower import bound_messages
 from federation.study import Study, load_study
 from server.coordinator import Progress, require_study, run_study
 from server.exchange import Exchange
+from server.finished_run import read_predecessor
 from server.report.page import write_report
 from server.run_folder import RunFolder
-from server.submitted import ENDED
+from server.submitted import note_end
 from server.witness import WITNESS, Witness
 
 logger = logging.getLogger("wardround.server")
@@ -33,11 +35,24 @@ def main(grid: Grid, context: Context) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each of Flower's requests
+    bound_messages()
+    out = Path(str(context.run_config["out"]))
+    try:
+        _run(grid, context, out)
+    except WardroundError as error:
+        note_end(out, error.exit_code, str(error))
+        raise
+    except Exception:
+        note_end(out, 1, "the coordinator failed; `wardround logs` has the reason")
+        raise
+    note_end(out, 0, "")
+
+
+def _run(grid: Grid, context: Context, out: Path) -> None:
     file = require_study(str(context.run_config["study"]))
     study = load_study(file)
     check_simulation(study, file)
-    resume = bool(context.run_config["resume"])
-    folder = RunFolder(Path(str(context.run_config["out"])), study, resume)
+    folder = RunFolder(out, study, bool(context.run_config["resume"]))
     progress = Progress(
         tell=logger.info,
         round_done=lambda record, rounds: logger.info(
@@ -49,21 +64,17 @@ def main(grid: Grid, context: Context) -> None:
             len(record["asked"]),
         ),
     )
-    witness = Witness(folder.path.parent / WITNESS)  # beside the runs: it outlives each of them
-    try:
-        run_study(
-            Exchange(grid),
-            folder,
-            {"grid": "superlink"},
-            progress,
-            witness=witness,
-            weights=folder.path.parent.parent / WEIGHTS,
-        )
-        write_report(folder.path)
-    except WardroundError as error:
-        folder.write_json(ENDED, {"exit_code": error.exit_code, "message": str(error)})
-        raise
-    folder.write_json(ENDED, {"exit_code": 0, "message": ""})
+    weights = out.parent.parent / WEIGHTS
+    run_study(
+        Exchange(grid),
+        folder,
+        {"grid": "superlink"},
+        progress,
+        witness=Witness(out.parent / WITNESS),  # beside the runs: it outlives each of them
+        predecessor=read_predecessor(study, weights),
+        weights=weights,
+    )
+    write_report(out)
 
 
 def check_simulation(study: Study, file: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from federation.flower import Unreadable, came_too_late, within
 from federation.messages import Instruction, Reply
 
 NO_REPLY = "no reply before the deadline"
@@ -18,6 +19,8 @@ LOST = "the site's process was lost"
 UNREADABLE = "the reply could not be read"
 POLL_SECONDS = 0.3
 TTL_MARGIN_SECONDS = 5.0
+LAST_SECONDS = 1.0
+"""After the deadline, for the rest of an answer that has begun to come."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,11 @@ class Exchange:
         messages = _messages(message_type, instructions, nodes, deadline_seconds, group)
         waiting = set(messages)
         sent: dict[str, str] = {}
-        for reply in self._replies(list(messages.values()), deadline_seconds):
+        for asked, reply in self._replies(list(messages.values()), deadline_seconds):
             if not sent:  # the grid sets the ids when it sends
                 sent = {m.metadata.message_id: site for site, m in messages.items()}
             # Not src_node_id: the error reply for a dead node comes from the SuperLink itself.
-            site = sent.get(reply.metadata.reply_to_message_id, "")
+            site = sent.get(asked, "")
             if site in waiting:
                 waiting.remove(site)
                 yield _read(site, reply, message_type, self.simulated)
@@ -133,28 +136,35 @@ class Exchange:
         messages = _messages(message_type, instructions, nodes, seconds, group)
         return dict(zip(self.grid.push_messages(list(messages.values())), messages, strict=True))
 
-    def pull(self, message_type: str, sent: Mapping[str, str]) -> Iterator[tuple[str, Answer]]:
+    def pull(
+        self, message_type: str, sent: Mapping[str, str], seconds: float
+    ) -> Iterator[tuple[str, Answer]]:
         """Yield the answers that are there now, with the ids of the messages they answer.
 
         Args:
             message_type: of the messages.
             sent: site by id of the message.
+            seconds: how long to wait for the rest of an answer that has begun to come.
         """
         for asked in list(sent):  # one at a time: each may hold a large update
-            for reply in self.grid.pull_messages([asked]):
-                message = reply.metadata.reply_to_message_id
-                if message in sent:
-                    yield message, _read(sent[message], reply, message_type, self.simulated)
+            for reply in self._reply_to(asked, seconds):
+                yield asked, _read(sent[asked], reply, message_type, self.simulated)
                 del reply
 
-    def _replies(self, messages: list[Message], seconds: float) -> Iterator[Message]:
+    def _replies(
+        self, messages: list[Message], seconds: float
+    ) -> Iterator[tuple[str, Message | None]]:
         """Yield replies as they come, until all are there or the time is over.
+
+        Each comes with the id of the message that it answers, and is None if it is no message.
 
         Flower's own ``send_and_receive`` returns them all at the end, after sleeps of 3 s, and
         loses those that arrive during the last one.
         """
         if self.simulated:
-            yield from self.grid.send_and_receive(messages, timeout=seconds)
+            for one in self.grid.send_and_receive(messages, timeout=seconds):
+                yield one.metadata.reply_to_message_id, one
+                del one
             return
         end = time.monotonic() + seconds
         waiting = set(self.grid.push_messages(messages))
@@ -163,12 +173,27 @@ class Exchange:
             last = time.monotonic() >= end  # one more pull for what came during the last sleep
             before = len(waiting)
             for message_id in sorted(waiting):  # one at a time: each may hold a large update
-                for reply in self.grid.pull_messages([message_id]):
-                    waiting.discard(reply.metadata.reply_to_message_id)
-                    yield reply
+                left = max(end - time.monotonic(), LAST_SECONDS)
+                for reply in self._reply_to(message_id, left):
+                    waiting.discard(message_id)
+                    yield message_id, reply
                     del reply
             if waiting and len(waiting) == before and not last:
                 time.sleep(POLL_SECONDS)
+
+    def _reply_to(self, message_id: str, seconds: float) -> Iterator[Message | None]:
+        """Yield what has come in answer to a message; None if it cannot be read.
+
+        Whom it answers is known by what was asked for, not by what it says of itself.
+        """
+        try:
+            with within(seconds):
+                found = list(self.grid.pull_messages([message_id]))
+        except Unreadable:
+            yield None
+            return
+        if found:
+            yield found.pop(0)
 
 
 def _messages(
@@ -208,9 +233,11 @@ def size(records: RecordDict, arrays: bool = True) -> int:
     return total
 
 
-def _read(site: str, message: Message, message_type: str, folds: bool) -> Answer:
-    if message.has_error():
-        return Answer(site, None, LOST)  # the error's own text may quote the site; it is dropped
+def _read(site: str, message: Message | None, message_type: str, folds: bool) -> Answer:
+    if message is None:
+        return Answer(site, None, UNREADABLE)
+    if message.has_error():  # its own text may quote the site; it is dropped
+        return Answer(site, None, NO_REPLY if came_too_late(message) else LOST)
     received = size(message.content, arrays=False)
     try:
         reply = Reply.from_records(message.content, message_type, folded=folds)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from federation.errors import UserError
+from federation.messages import model_digest
 from federation.metrics.grid import Line
 from federation.models.build import Vector, build_model
 from federation.study import Study, load_study
@@ -109,6 +110,51 @@ def read_lines(run: Path, study: Study) -> dict[str, Line]:
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(file, "it is missing or damaged") from None
+
+
+def keep_predecessor(study: Study, study_file: Path, run: Path, folder: Path) -> None:
+    """Keep the model of an earlier run where the coordinator of the study looks for it.
+
+    Args:
+        study: names the model by its digest, so that the sites have approved it.
+        study_file: for messages.
+        run: the earlier run.
+        folder: of the weights that studies name.
+
+    Raises:
+        UserError: as ``predecessor``, or if the study names no model or another one.
+    """
+    weights = predecessor(study, run)
+    digest = model_digest(weights)
+    if study.evaluation.predecessor != digest:
+        named = study.evaluation.predecessor or "none"
+        raise UserError(
+            study_file,
+            f"the model of {run} has the digest {digest}, and the study names {named}",
+            field="evaluation.predecessor",
+            remedy="Sites score no other model than the one that the study names: write this "
+            "digest there, and let each site approve the study.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{digest}.npy", weights)
+
+
+def read_predecessor(study: Study, folder: Path) -> Vector | None:
+    """Return the earlier model that a study names, if it was kept.
+
+    Raises:
+        UserError: if the file holds another one.
+    """
+    file = folder / f"{study.evaluation.predecessor}.npy"
+    if study.evaluation.predecessor is None or not file.exists():
+        return None
+    try:
+        weights: Vector = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise UserError(file, "the model cannot be read") from None
+    if model_digest(weights) != study.evaluation.predecessor:
+        raise UserError(file, "it is not the model whose digest is its name")
+    return weights
 
 
 def read_vocabulary(run: Path) -> Vocabulary | None:

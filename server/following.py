@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from federation.errors import WardroundError
 from server.control import Control, Kit
-from server.submitted import Submission, ended, rounds_of
+from server.submitted import Submission, ended, note_end, rounds_of
 
 LOOK_SECONDS = 0.5
 ASK_SECONDS = 60.0
@@ -30,11 +31,7 @@ def follow(kit: Kit, submission: Submission, tell: Callable[[str], None]) -> Non
         told = len(rounds)
         if end is None and time.monotonic() - asked > ASK_SECONDS:
             asked = time.monotonic()
-            runs = {str(run["run-id"]): str(run["status"]) for run in Control(kit).runs()}
-            state = runs.get(submission.run, "gone")
-            if not state.startswith("finished") and state != "gone":
-                continue
-            end = ended(submission) or {"exit_code": 1, "message": f"the run is {state}"}
+            end = end_of(kit, submission)
         if end is not None:
             if end["exit_code"]:
                 error = WardroundError(end["message"])
@@ -42,6 +39,18 @@ def follow(kit: Kit, submission: Submission, tell: Callable[[str], None]) -> Non
                 raise error
             return
         time.sleep(LOOK_SECONDS)
+
+
+def end_of(kit: Kit, submission: Submission) -> dict[str, Any] | None:
+    """Return how a run ended, also one that could not say so itself; None while it goes on."""
+    if (end := ended(submission)) is not None:
+        return end
+    runs = {str(run["run-id"]): str(run["status"]) for run in Control(kit).runs()}
+    state = runs.get(submission.run, "gone")
+    if not state.startswith("finished") and state != "gone":
+        return None
+    folder = Path(submission.folder)
+    return ended(submission) or note_end(folder, 1, f"the run is {state}")
 
 
 def told_round(record: dict[str, Any]) -> str:

@@ -136,7 +136,7 @@ class Outstanding:
         """Wait until an answer is there, or the time is over."""
         while True:
             last = time.monotonic() >= end  # one more pull for what came during the last sleep
-            for message, answer in self._exchange.pull(TRAIN, self._names()):
+            for message, answer in self._exchange.pull(TRAIN, self._names(), self._seconds):
                 _, sent = self._sent.pop(message)
                 self._arrived.append((answer, sent))
             if self._arrived or last:

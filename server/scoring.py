@@ -94,10 +94,7 @@ def _collected(
     evaluations, failed = [], {}
     for answer in task.exchange.ask(EVALUATE, instructions, nodes, task.deadline, str(round_)):
         try:
-            found = read_evaluation(answer, task.study)
-            if (found.noise is None) != (task.study.evaluation.noise is None):
-                raise ValueError(UNREADABLE)
-            evaluations.append(found)
+            evaluations.append(read_evaluation(answer, task.study))
         except ValueError as error:
             failed[answer.site] = str(error)
     return sorted(evaluations, key=lambda e: e.site), dict(sorted(failed.items()))
@@ -114,6 +111,8 @@ def read_evaluation(answer: Answer, study: Study) -> SiteEvaluation[Any]:
     assert isinstance(answer.reply.body, EvaluateBody)
     body = answer.reply.body
     try:
+        if unasked := body.unasked(study):
+            raise ValueError(unasked)
         if body.noise is not None:
             withheld = dict(body.withheld)
             noised = body.noised()

@@ -12,8 +12,9 @@ from typing import Any
 
 from federation.errors import UserError
 from federation.study import Study, load_study
-from server.app import check_simulation
+from server.app import WEIGHTS, check_simulation
 from server.control import Control, Kit, registered
+from server.finished_run import keep_predecessor
 from server.submitted import ENDED, SUBMITTED, Submission, find, rounds_of
 
 
@@ -32,19 +33,24 @@ class SiteState:
     last: str
 
 
-def submit(kit: Kit, study_file: Path, resume: str | None = None) -> Submission:
+def submit(
+    kit: Kit, study_file: Path, resume: str | None = None, compare_with: Path | None = None
+) -> Submission:
     """Submit a study and return where it will leave its results.
 
     Args:
         kit: the server's, which has to run.
         study_file: the study.
         resume: the id of a run of this study that is continued after its last checkpoint.
+        compare_with: an earlier run, whose model the study names.
 
     Raises:
         UserError: if the study cannot be run, or the server does not answer.
     """
     study = load_study(study_file)
     check_simulation(study, study_file)
+    if compare_with is not None:
+        keep_predecessor(study, study_file, compare_with, kit.folder / WEIGHTS)
     folder = Path(find(kit, resume).folder) if resume else _new_folder(kit, study)
     (folder / ENDED).unlink(missing_ok=True)
     run = Control(kit).submit(_kept_study(kit, study), folder, resume is not None)

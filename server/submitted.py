@@ -1,6 +1,6 @@
 """Runs that were submitted to a server: where each leaves its results, and how far it is.
 
-Only files are read here, so that the SuperLink, which tells of runs too, loads nothing large.
+Only files are looked at here, so that the SuperLink, which tells of runs too, loads nothing large.
 """
 
 from __future__ import annotations
@@ -74,3 +74,11 @@ def ended(submission: Submission) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return told
+
+
+def note_end(folder: Path, exit_code: int, message: str) -> dict[str, Any]:
+    """Note in a run's folder how it ended, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    end = {"exit_code": exit_code, "message": message}
+    (folder / ENDED).write_text(json.dumps(end) + "\n", encoding="utf-8")
+    return end

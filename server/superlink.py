@@ -22,8 +22,13 @@ from server.control import KIT, load_kit
 from server.metrics import CONTENT_TYPE, exposition
 
 FLEET, METRICS = "/v1/fleet/", "/metrics"
-MOST_BYTES = 2**31
-"""Of one request; a site has no need of more."""
+PARTS = f"{FLEET}push-object"
+MOST_OF_A_PART = 2**26
+"""Bytes of a request that brings a part of a message; arrays come in parts of 5 MiB."""
+MOST_OF_A_LIST = 2**17
+"""Of any other of a site's: the longest lists the parts of a message, 70 bytes for each."""
+MOST_OF_OURS = 2**31
+"""Of a request from this machine."""
 
 
 class LocalOnly:
@@ -43,13 +48,13 @@ class LocalOnly:
             await self._app(scope, receive, send)
         elif not _may_pass(scope):
             await PlainTextResponse("not from here\n", 403)(scope, receive, send)
-        elif _announced(scope) > MOST_BYTES:
+        elif _announced(scope) > _most(scope):
             await PlainTextResponse("too large\n", 413)(scope, receive, send)
         elif scope["path"] == METRICS:
             text = await run_in_threadpool(lambda: self._metrics(online_nodes(scope["app"])))
             await Response(text, media_type=CONTENT_TYPE)(scope, receive, send)
         else:
-            await self._app(scope, _bounded(receive), send)
+            await self._app(scope, _bounded(receive, _most(scope)), send)
 
 
 def main() -> None:
@@ -58,7 +63,14 @@ def main() -> None:
     superlink_behind((Middleware(LocalOnly, metrics=lambda on: exposition(kit, on)),))()
 
 
-def _bounded(receive: Receive) -> Receive:
+def _most(scope: Scope) -> int:
+    path = str(scope["path"])
+    if not path.startswith(FLEET):
+        return MOST_OF_OURS
+    return MOST_OF_A_PART if path == PARTS else MOST_OF_A_LIST
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
     """Hang up on a request that is longer than it may be, whatever it announced."""
     read = 0
 
@@ -66,7 +78,7 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        return message if read <= MOST_BYTES else {"type": "http.disconnect"}
+        return message if read <= most else {"type": "http.disconnect"}
 
     return receiving
 

@@ -27,18 +27,35 @@ def submit(
     resume: Annotated[
         str | None, typer.Option(help="Continue this run after its last checkpoint.")
     ] = None,
+    compare_with: Annotated[
+        Path | None,
+        typer.Option(help="An earlier run, whose model evaluation.predecessor names."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it has ended.")] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="mlflow[:URI]", help="With --wait: log the run to MLflow at its end."),
+    ] = None,
 ) -> None:
     """Submit a study to the sites; prints the run's id and its folder."""
+    from federation.errors import UserError
     from server.control import load_kit
     from server.following import follow
     from server.submissions import submit as send
+    from server.tracking import check_target
+    from server.tracking import track as log
 
+    if track is not None and not wait:
+        raise UserError("--track", "a run is logged when it has ended: give --wait too")
+    if track is not None:
+        check_target(track)
     kit = load_kit(server)
-    submission = send(kit, study, resume)
-    print(f"run {submission.run}")
+    submission = send(kit, study, resume, compare_with)
+    print(f"run {submission.run}", flush=True)
     if wait:
         follow(kit, submission, lambda text: print(text, flush=True))
+    if track is not None:
+        print(f"mlflow: {log(Path(submission.folder), track)}")
     print(submission.folder)
 
 
@@ -49,15 +66,15 @@ def status(
 ) -> None:
     """Show which sites are connected, and how far a run is."""
     from server.control import load_kit
-    from server.following import told_round
+    from server.following import end_of, told_round
     from server.submissions import site_states
-    from server.submitted import ended, find, rounds_of, submissions
+    from server.submitted import find, rounds_of, submissions
 
     kit = load_kit(server)
     submission = find(kit, run) if run or submissions(kit) else None
     sites = list(site_states(kit, submission))
     rounds = rounds_of(submission) if submission else []
-    end = ended(submission) if submission else None
+    end = end_of(kit, submission) if submission else None
     if as_json:
         told = {
             "sites": [asdict(site) for site in sites],
@@ -92,11 +109,13 @@ def logs(server: SERVER, run: RUN = None) -> None:
 def stop(server: SERVER, run: RUN = None) -> None:
     """Stop a run; its last checkpoint stays, and `submit --resume` continues from it."""
     from server.control import Control, load_kit
-    from server.submitted import find
+    from server.submitted import ended, find, note_end
 
     kit = load_kit(server)
     submission = find(kit, run)
     Control(kit).stop(submission.run)
+    if ended(submission) is None:
+        note_end(Path(submission.folder), 1, "it was stopped")
     print(f"stopped: run {submission.run}, {submission.study}")
 
 

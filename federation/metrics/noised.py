@@ -34,7 +34,8 @@ _SQUARES: Floats = SCORES**2 + np.diff(EDGES) ** 2 / 12
 _LOGITS: Floats = np.log(SCORES) - np.log1p(-SCORES)
 
 REPLICATES = 400
-_LARGEST = 2**31
+_LARGEST, _LARGEST_VARIANCE = 2**31, 1e12
+"""Of what a site sends; sums of sites may be larger."""
 NOISE_HIDES = "hidden by the noise"
 NOT_TOLD = "not told with noise"
 TOO_NOISY = "no interval: too much noise"
@@ -56,8 +57,8 @@ class NoisedSummary:
         counts = np.array(self.counts)
         if counts.shape != (2, BINS) or not np.issubdtype(counts.dtype, np.integer):
             raise ValueError(f"counts must be whole numbers of shape (2, {BINS})")
-        if np.abs(counts).max() > _LARGEST or not 0 < self.variance < 1e12:
-            raise ValueError("counts or their variance are out of range")
+        if not 0 < self.variance < np.inf:
+            raise ValueError("the variance is out of range")
         object.__setattr__(self, "counts", counts.astype(np.int64))
 
     @property
@@ -97,6 +98,9 @@ class NoisedSummary:
             raise ValueError("not a noised summary")
         if {len(row) for row in rows} != {BINS}:
             raise ValueError(f"expected {BINS} bins")
+        largest = max(abs(n) for row in rows for n in row)
+        if largest > _LARGEST or not 0 < variance < _LARGEST_VARIANCE:
+            raise ValueError("counts or their variance are out of range")
         return cls(np.array(rows, np.int64), float(variance))
 
 

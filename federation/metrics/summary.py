@@ -20,6 +20,7 @@ Counts = NDArray[np.int64]
 
 _LARGEST = 2**31
 """More patients than any cell holds; what a site claims beyond it is refused."""
+_SLACK, _SLACK_OF_ONE = 1e-6, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,12 +248,14 @@ class ScoreSummary:
             raise ValueError(f"bins must be increasing numbers from 0 to {BINS - 1}")
         counts = np.zeros((2, BINS), np.int64)
         counts[0, bins], counts[1, bins] = negatives, positives
-        return cls(
+        summary = cls(
             counts,
             _real(document, "score_sum"),
             _real(document, "score_square_sum"),
             _real(document, "positive_score_sum"),
         )
+        _check_moments(summary, _SLACK_OF_ONE)
+        return summary
 
 
 @dataclass(frozen=True)
@@ -342,10 +345,16 @@ def _moments_of(counts: Counts, scale: Scale) -> tuple[float, float, float]:
     )
 
 
-def _check_moments(summary: ScoreSummary) -> None:
-    """Refuse moments that no scores in [0, 1] have: one site's nonsense must not reach a sum."""
+def _check_moments(summary: ScoreSummary, share: float = _SLACK) -> None:
+    """Refuse moments that no scores in [0, 1] have: one site's nonsense must not reach a sum.
+
+    Args:
+        summary: of any patients.
+        share: how much rounding may add for each; less for one site, so that no few of them can
+            use it up for the sum of all.
+    """
     first, second, positive = summary.moments
-    n, slack = summary.n, 1e-6 * (1 + summary.n)
+    n, slack = summary.n, share * (1 + summary.n)
     possible = (
         all(math.isfinite(moment) for moment in (first, second, positive))
         and -slack <= second <= first + slack <= n + 2 * slack

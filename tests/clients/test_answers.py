@@ -11,7 +11,15 @@ from clients.answers import ANSWERS, Answers, Question
 from clients.approvals import audit_log
 from clients.outbound import TakesNoPart
 from clients.site import load_site
-from federation.messages import DESCRIBE, EVALUATE, PREPARE, TRAIN, Instruction, Reply
+from federation.messages import (
+    DESCRIBE,
+    EVALUATE,
+    PREPARE,
+    TRAIN,
+    Instruction,
+    Reply,
+    model_digest,
+)
 from federation.vocabulary import fitted_vocabulary
 
 UNPLANNED = "more questions than the study plans"
@@ -98,6 +106,27 @@ def test_each_place_of_the_plan_scores_three_models_and_repeats_what_it_said(fol
 def test_an_evaluation_out_of_plan_is_refused(folder, study, round_, split, shared):
     instruction = instruction_for(study, round_, split=split, shared=shared)
     assert AtTheDoor(folder).ask(EVALUATE, instruction).status == UNPLANNED
+
+
+def test_finished_model_is_not_scored_once_more_as_the_shared_one_of_a_study_without(folder, study):
+    asked = AtTheDoor(folder)
+    for shared, status in ((False, "ok"), (True, UNPLANNED)):
+        one = instruction_for(study, 0, split="held_out", shared=shared)
+        assert asked.ask(EVALUATE, one).status == status
+
+
+def test_second_model_is_scored_only_if_the_study_names_it(folder, make_study):
+    ehr = {"modalities": {"ehr": {"width": 8}}, "strategy": {"minimum_sites": 1}}
+    weights = instruction_for(make_study(**ehr)).weights
+    named = model_digest(weights)
+    study = make_study(**ehr, evaluation={"predecessor": named, "baselines": ["local"]})
+    approvals.approve(study, load_site(folder))
+    for by, status in ((0.0, "ok"), (0.1, UNPLANNED)):
+        second = weights + np.float32(by)
+        one = instruction_for(study, 0, split="held_out", reference=second)
+        assert AtTheDoor(folder).ask(EVALUATE, one).status == status
+    elsewhere = instruction_for(study, 0, split="tuning", reference=weights)
+    assert AtTheDoor(folder).ask(EVALUATE, elsewhere).status == UNPLANNED
 
 
 def test_another_model_s_name_opens_no_other_place(folder, study):

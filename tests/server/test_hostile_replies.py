@@ -1,21 +1,26 @@
 """What a hostile site can send a coordinator: again, for another, in a shape of its own making."""
 
+import json
+
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from federation.bodies import TrainBody
+from federation.bodies import EvaluateBody, PrepareBody, SpentBody, TrainBody
 from federation.compression import CompressionSection, rounded
 from federation.flower import NodeInfo, stamp, take_simulated_identity
-from federation.messages import Reply
+from federation.messages import EVALUATE, MOST_TEXT, Reply
+from federation.metrics.noised import BINS as NOISED_BINS
+from federation.metrics.noised import NoisedSummary, together
+from federation.metrics.summary import BINS, SCORES, ScoreSummary, merge
 from federation.models.build import build_model
 from federation.vocabulary import agreed_vocabulary
 from server.course import Course
-from server.exchange import Exchange
+from server.exchange import UNREADABLE, Answer, Exchange
+from server.scoring import read_evaluation
 from server.task import Task
 
 SITES = {"ash": 11, "birch": 12, "cedar": 13}
-UNREADABLE = "the reply could not be read"
 INT8 = {"kind": "int8"}
 
 
@@ -154,3 +159,109 @@ def test_crafted_scales_are_screened_as_any_update(make_study, model, exponent, 
 
     record, _ = train(make_study, model, birch)
     assert record["rejected"] == ({"birch": why} if why else {})
+
+
+def scores(patients):
+    return ScoreSummary.from_scores(np.linspace(0.1, 0.9, patients), np.arange(patients) % 2)
+
+
+def evaluated(cells, **more):
+    return {"cells": cells, "withheld": {}, **more}
+
+
+def with_counts(number):
+    """A summary of so many patients in one bin, all its sums in order."""
+    table, middle = np.zeros((2, BINS), np.int64), float(SCORES[7])
+    table[0, 7] = number
+    return ScoreSummary(table, number * middle, number * middle**2, 0.0).to_json()
+
+
+HONEST = scores(40).to_json()
+NOISE = {"scale": 2.0, "wanted_scale": 2.0, "counts": 1, "evaluations": 1, "patients": 40}
+
+
+def noised(number):
+    table = np.zeros((2, NOISED_BINS), np.int64)
+    table[0, 3] = number
+    cells = {"": NoisedSummary(table, 4.0).to_json()}
+    return evaluated(cells, noise={**NOISE, "seeded": False})
+
+
+EVALUATIONS = {
+    "a billion patients": evaluated({"": with_counts(10**9)}),
+    "a window of nobody": evaluated({"": HONEST, "window=1": ScoreSummary.empty().to_json()}),
+    "windows that nobody asked for": evaluated({"": HONEST, "window=1": HONEST}),
+    "text for an input": evaluated(
+        {"": HONEST, "window=1": HONEST},
+        inputs={"window=1": {"Jane Doe": {"below": 20, "within": 20}}},
+    ),
+    "noise that nobody asked for": noised(40),
+    "no number": evaluated({"": {**HONEST, "score_sum": float("nan")}}),
+    "sums that use up what rounding may add": evaluated(
+        {"": {**HONEST, "score_square_sum": HONEST["score_sum"] + 3e-5}}
+    ),
+    "depth without end": evaluated({"": json.loads("[" * 150 + "]" * 150)}),
+}
+
+
+def read(document, study):
+    records = RecordDict({"reply": ConfigRecord({"status": "ok", "rejected": ""})})
+    records["reply"]["body"] = json.dumps(document)
+    try:
+        reply = Reply.from_records(records, EVALUATE)
+    except ValueError:
+        return UNREADABLE
+    try:
+        read_evaluation(Answer("birch", reply, ""), study)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_of_the_site_s_own_making_is_not_read(make_study, name):
+    study = make_study("ehr")
+    assert read(evaluated({"": HONEST}), study) == ""
+    assert read(EVALUATIONS[name], study) == UNREADABLE
+
+
+def test_counts_that_noise_cannot_explain_are_not_read(make_study):
+    private = {"mechanism": "dp_sgd", "epsilon": 2.0}
+    evaluation = {"noise": {"epsilon": 1.0}, "every": 0}
+    ehr = {"modalities": {"ehr": {"width": 8, "reference_ranges": {"LAB//CRP": [0, 10]}}}}
+    study = make_study("ehr", privacy=private, evaluation=evaluation, **ehr)
+    assert read(noised(40), study) == ""
+    assert read(noised(2**31 - 1), study) == UNREADABLE
+
+
+def test_sums_of_what_sites_may_send_can_always_be_made():
+    """However many of them go to the edge of what is accepted."""
+    most = NoisedSummary(np.full((2, NOISED_BINS), 2**31 - 1), 9e11)
+    assert together([most] * 3).n == 3 * most.n
+    edge = {**HONEST, "score_square_sum": HONEST["score_sum"] + 4e-8}
+    assert merge([ScoreSummary.from_json(edge)] * 20).n == 800
+
+
+def test_a_reply_longer_than_any_is_not_parsed(monkeypatch):
+    def parsed(*_):
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(EvaluateBody, "model_validate_json", parsed)
+    told = {"status": "ok", "rejected": "", "body": " " * (MOST_TEXT + 1)}
+    with pytest.raises(ValueError, match="too long"):
+        Reply.from_records(RecordDict({"reply": ConfigRecord(told)}), EVALUATE)
+
+
+def test_a_ledger_of_a_million_different_terms_is_not_composed():
+    one = {"sampling_rate": 0.1, "noise_multiplier": 1.0, "steps": 1, "rounds": 1}
+    terms = [{**one, "noise_multiplier": 1 + n / 1e6} for n in range(2000)]
+    told = {"wanted_noise": 1.0, "seeded": False, "ledger": {"length": 1, "hash": "0" * 64}}
+    assert SpentBody.model_validate({**told, "segments": terms[:1000]})
+    with pytest.raises(ValueError, match="at most"):
+        SpentBody.model_validate({**told, "segments": terms})
+
+
+def test_text_is_no_code_of_a_vocabulary():
+    for code in ("Jane Doe, born 3 May", "LAB//A\n", "x" * 121, "<script>"):
+        with pytest.raises(ValueError, match="pattern"):
+            PrepareBody(codes={code: (20, 0, 0.0, 0.0)})

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from server import superlink
-from server.superlink import MOST_BYTES, LocalOnly
+from server.superlink import MOST_OF_A_LIST, MOST_OF_A_PART, MOST_OF_OURS, LocalOnly
 
 
 async def _inner(scope, receive, send):
@@ -48,13 +48,23 @@ def test_sites_are_let_in_from_anywhere():
     assert status("/v1/fleet/pull-messages", "192.0.2.7") == 200
 
 
-def test_a_request_that_announces_ten_gigabytes_is_not_read():
-    assert status("/v1/fleet/push-object", "192.0.2.7", MOST_BYTES) == 200
-    assert status("/v1/fleet/push-object", "192.0.2.7", 10 * 10**9) == 413
+@pytest.mark.parametrize(
+    ("path", "client", "most"),
+    [
+        ("/v1/fleet/push-object", "192.0.2.7", MOST_OF_A_PART),
+        ("/v1/fleet/push-messages", "192.0.2.7", MOST_OF_A_LIST),
+        ("/v1/fleet/push-messages", "127.0.0.1", MOST_OF_A_LIST),
+        ("/v1/runtime/push-messages", "127.0.0.1", MOST_OF_OURS),
+    ],
+)
+def test_a_request_that_announces_more_than_it_may_hold_is_not_read(path, client, most):
+    assert status(path, client, most) == 200
+    assert status(path, client, most + 1) == 413
+    assert status(path, client, 10 * 10**9) == 413
 
 
 def test_a_request_that_goes_on_without_end_is_hung_up_on(monkeypatch):
-    monkeypatch.setattr(superlink, "MOST_BYTES", 100)
+    monkeypatch.setattr(superlink, "MOST_OF_A_PART", 100)
     read = []
 
     async def reading(scope, receive, send):
