@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -61,7 +62,7 @@ class Fit:
     held: tuple[Part, ...] = field(default=(), kw_only=True)
     watched: bool = field(default=False, kw_only=True)
 
-    @property
+    @functools.cached_property
     def rows(self) -> Tensor:
         """The training patients, (patients,) int64."""
         return torch.from_numpy(self.cohort.patients.splits["train"])

@@ -33,31 +33,36 @@ class Passes:
     def __init__(self, fit: PlainFit, size: int):
         self._fit, self._generator = fit, fit.generator()
         self._batch, self._size = fit.training.batch_size, size
-        self._order = fit.rows[:0].view(0, size)
+        self._order = fit.rows[:0]
+        self._patients: list[int] = []
         self.steps = self._left = fit.training.steps(len(fit.rows))
 
     @property
     def ready(self) -> int:
         """How many batches are left of the pass; a new one begins with the draw of its order."""
-        if not len(self._order) and self._left:
+        if not self._patients and self._left:
             order = one_pass(self._fit, self._generator)
-            full = pad(order, (0, -len(order) % self._batch)).view(-1, self._batch)
-            self._order = pad(full, (0, self._size - self._batch))[: self._left]
-            self._unseen = len(order)
-        return len(self._order)
+            batch, of_all = self._batch, len(order)
+            self._patients = [min(batch, of_all - at) for at in range(0, of_all, batch)]
+            del self._patients[self._left :]
+            order = pad(order, (0, -of_all % batch))
+            if self._size != batch:
+                order = pad(order.view(-1, batch), (0, self._size - batch)).flatten()
+            self._order = order
+        return len(self._patients)
 
     def take(self, batches: int) -> tuple[Tensor, list[int]]:
         """Return the next batches, (batches * size,) rows, and how many of each batch are real.
 
         After the last one there are batches of nobody.
         """
-        sizes = [min(self._batch, max(self._unseen - k * self._batch, 0)) for k in range(batches)]
-        taken, self._order = self._order[:batches], self._order[batches:]
-        if not len(taken):
+        if not self._patients:
             return torch.zeros(batches * self._size, dtype=torch.long), [0] * batches
-        self._unseen -= sum(sizes)
+        sizes, self._patients = self._patients[:batches], self._patients[batches:]
         self._left -= batches
-        return taken.flatten(), sizes
+        rows = batches * self._size
+        taken, self._order = self._order[:rows], self._order[rows:]
+        return taken, sizes
 
     def uniform(self, size: int) -> Tensor:
         """Return numbers in [0, 1), (size,)."""

@@ -223,7 +223,9 @@ class Reply:
 
     def to_records(self) -> RecordDict:
         """Encode for Flower."""
-        reply: dict[str, Any] = {"status": self.status, "rejected": self.rejected}
+        reply: dict[str, Any] = {"status": self.status}
+        if self.rejected:
+            reply["rejected"] = self.rejected
         if self.body is not None:
             reply["body"] = self.body.model_dump_json()
         records = RecordDict({"reply": ConfigRecord(reply)})
@@ -264,7 +266,7 @@ class Reply:
                 body=body,
                 update=update,
                 partial=_read_partial(records) if folded else None,
-                rejected=str(reply["rejected"]) if folded else "",
+                rejected=str(reply.get("rejected", "")) if folded else "",
             )
         except MALFORMED as error:
             raise ValueError("not a reply of this version") from error
