@@ -10,9 +10,10 @@ from federation.bodies import EvaluateBody, PrepareBody, SpentBody, TrainBody
 from federation.compression import CompressionSection, rounded
 from federation.flower import NodeInfo, stamp, take_simulated_identity
 from federation.messages import EVALUATE, MOST_TEXT, Reply
+from federation.metrics.grid import BINS, SCORES
 from federation.metrics.noised import BINS as NOISED_BINS
 from federation.metrics.noised import NoisedSummary, together
-from federation.metrics.summary import BINS, SCORES, ScoreSummary, merge
+from federation.metrics.summary import ScoreSummary, merge
 from federation.models.build import build_model
 from federation.vocabulary import agreed_vocabulary
 from server.course import Course
