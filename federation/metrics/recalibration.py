@@ -65,9 +65,13 @@ def fitted(summary: ScoreSummary, method: Method) -> Fit:
     if any(cells.any() for cells, _ in unfit(stack)):
         return Fit(None, SEPARATED if _separated(stack) else TURNED)
     intercept, slope = recalibration(stack.tables, logit(stack.scores))[0].tolist()
-    if not np.isfinite(slope + intercept):
-        return Fit(None, UNTOLD)
-    return Fit(Line(slope, intercept)) if slope > 0 else Fit(None, TURNED)
+    return _rounded(slope, intercept) if np.isfinite(slope + intercept) else Fit(None, UNTOLD)
+
+
+def _rounded(slope: float, intercept: float) -> Fit:
+    """To six decimals, as all that is told, so that the line that is told is the one applied."""
+    line = Line(round(slope, 6), round(intercept, 6))
+    return Fit(line) if line.slope > 0 else Fit(None, TURNED)
 
 
 def _unfit(summary: ScoreSummary) -> str:
@@ -102,7 +106,7 @@ def _of_slope(stack: Stack) -> Fit:
     high = 1.0
     while rise(high) > 0:
         high *= 2
-    return Fit(Line(float(brentq(rise, 0.0, high, xtol=1e-12)), 0.0))
+    return _rounded(float(brentq(rise, 0.0, high, xtol=1e-12)), 0.0)
 
 
 def _misplaced(negatives: Floats, positives: Floats, x: Floats) -> float:

@@ -1,5 +1,7 @@
 """A line fitted to counts is that of the patients' own scores, and moves risks but not ranks."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,7 +98,7 @@ def test_temperature_can_be_told_where_slope_and_intercept_cannot():
     # where the likelihood is flat: the missed events weigh as much as the spared alarms
     low, high = logit(SCORES[bins_of(np.array([0.1, 0.4]))])
     p, q = moved(line, SCORES[bins_of(np.array([0.1, 0.4]))])
-    assert -p * low + (1 - q) * high == pytest.approx(0.0, abs=1e-9)
+    assert -p * low + (1 - q) * high == pytest.approx(0.0, abs=1e-5)
 
 
 def test_what_goes_by_ranks_stays_and_what_goes_by_risks_is_that_of_the_moved_scores(simulated):
@@ -127,9 +129,9 @@ def test_what_goes_by_ranks_stays_and_what_goes_by_risks_is_that_of_the_moved_sc
 def test_recalibrated_scores_need_no_further_line(simulated):
     raw = ScoreSummary.from_scores(*simulated(np.random.default_rng(6), 900, scale=3.0))
     found = raw.recalibrated(fitted(raw, "platt").line)
-    assert calibration_slope(found).value == pytest.approx(1.0, abs=1e-6)
-    assert calibration_intercept(found).value == pytest.approx(0.0, abs=1e-6)
-    assert risk_gap([found]).value == pytest.approx(0.0, abs=1e-9)
+    assert calibration_slope(found).value == pytest.approx(1.0, abs=1e-5)
+    assert calibration_intercept(found).value == pytest.approx(0.0, abs=1e-5)
+    assert risk_gap([found]).value == pytest.approx(0.0, abs=1e-6)
 
 
 def test_same_patients_are_called_positive_at_the_chosen_threshold(simulated):
@@ -178,3 +180,14 @@ def test_cells_of_different_scales_stand_side_by_side_and_are_never_added(simula
     with pytest.raises(ValueError, match="above 0"):
         raw[0].recalibrated(Line(-1.0, 0.0))
     assert raw[0].recalibrated(UNCHANGED) == raw[0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("line", [Line(1e-6, 3.0), Line(40.0, -90.0), Line(1e6, 0.0), Line(9, 1e9)])
+def test_extreme_line_leaves_figures_or_reasons(simulated, line):
+    """As one fitted to classes that all but one patient separate."""
+    raw = ScoreSummary.from_scores(*simulated(np.random.default_rng(9), 300))
+    found = cell(raw.recalibrated(line))
+    json.dumps(found, allow_nan=False)
+    assert found["auroc"] == cell(raw)["auroc"]
+    assert 0 <= found["brier"]["value"] <= 1
