@@ -18,6 +18,7 @@ from clients.site import PolicySection, Site
 from federation.modalities import Modality
 from federation.strategies.averaging import Scaffold
 from federation.study import Study
+from federation.tasks import SeveralTask, Task
 from federation.windows import WindowsSection
 
 SOURCES: dict[Modality, str] = {
@@ -91,7 +92,7 @@ def in_plain_words(study: Study, site: Site) -> Iterator[str]:
     yield f'Study "{about.name}", fingerprint {study.fingerprint}'
     if about.intended_use:
         yield f"Intended use, as its authors state it: {about.intended_use}"
-    yield f'It learns to predict "{study.task.label}" ({study.task.kind}).'
+    yield f"It learns to predict {_predicted(study.task)}."
     yield ""
     yield "Data that it uses here"
     for name in study.modalities.names:
@@ -197,6 +198,11 @@ def _cost(study: Study, site: Site) -> Iterator[str]:
         f"  - spent so far: epsilon {spent:.3g} of this site's {policy.epsilon_per_patient:g} "
         f"at delta {policy.delta:g}; beyond that the site refuses"
     )
+
+
+def _predicted(task: Task) -> str:
+    each = task.tasks.values() if isinstance(task, SeveralTask) else (task,)
+    return ", ".join(f'"{one.label}" ({one.kind})' for one in each)
 
 
 def _models(study: Study) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,22 +14,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clients.exclusion import excluded_patients
-from clients.label_values import NOT_ALLOWED, value_columns
-from clients.labels import labels_by_rule, labels_of_file
 from clients.linking.events import linked_events
+from clients.patient_labels import Subjects, labels_of_patients
 from clients.pseudonyms import pseudonyms, split_places
 from clients.site import Site
 from clients.sources import meds
 from clients.sources.registry import site_events
 from clients.sources.schema import Told
-from clients.sources.settings import LabelRule
 from clients.sources.subjects import SubjectIds
 from clients.timeline import Timeline, build_timeline
 from federation.arrival import places
 from federation.errors import UserError
 from federation.study import Split, SplitSection
 from federation.subgroups import UNKNOWN
-from federation.tasks import BinaryTask, SurvivalTask, Task
+from federation.tasks import Task
 from federation.vocabulary import AGE
 
 SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
@@ -87,31 +85,19 @@ def read_patients(site: Site, task: Task, split: SplitSection) -> Patients:
     Raises:
         UserError: if a file is missing or malformed, or holds another label, or nobody is left.
     """
-    _check_label(site, task)
-    excluded: Counter[str] = Counter()
-    notices: Counter[str] = Counter()
     subjects, told = SubjectIds(site.patient_key), Told()
-    rule = site.settings.data.labels if site.labels is None else None
-    if isinstance(rule, LabelRule):
-        _check_rule(rule, site, task)
-        rows, without = labels_by_rule(rule, site_events(site, subjects, Told()))
-        excluded.update(without)
-    else:
-        assert site.labels is not None
-        rows = labels_of_file(site.labels, subjects, task)
-    values = value_columns(task)
-    single = one_label_each(rows, values, excluded, notices)
-    labels = _without_shared(single, site, subjects, excluded)
-    labelled = np.unique(rows["subject_id"].to_numpy())
+    read = labels_of_patients(site, task, subjects)
+    excluded, notices = _counts(read.without), _counts(read.notices)
+    labels = _without_shared(read.rows, site, subjects, excluded)
     events = site_events(site, subjects, told)
     timeline = build_timeline(
-        chain(events, _linked(site, subjects, labelled)),
+        chain(events, _linked(site, subjects, read.labelled)),
         labels["subject_id"].to_numpy(),
         labels["prediction_time"].to_numpy(),
-        labelled,
-        until=rule is None,
+        read.labelled,
+        until=not read.by_rule,
     )
-    if timeline.others and rule is None:
+    if timeline.others and not read.by_rule:
         excluded["no label"] += timeline.others
     kept = timeline.seen
     if not kept.all():
@@ -133,7 +119,7 @@ def read_patients(site: Site, task: Task, split: SplitSection) -> Patients:
     splits = _split(labels, split, site, hashed)
     return Patients(
         subject_ids=hashed,
-        labels=_of_shape(labels[list(values)].to_numpy(np.float32)),
+        labels=_of_shape(labels[list(read.values)].to_numpy(np.float32)),
         events=past,
         splits=splits,
         subgroups={name: _levels(name, past, labels) for name in site.settings.data.subgroups},
@@ -142,6 +128,10 @@ def read_patients(site: Site, task: Task, split: SplitSection) -> Patients:
         arrival=_arrival(labels, splits["train"]),
         times=labels["prediction_time"].to_numpy("datetime64[s]").astype(np.int64),
     )
+
+
+def _counts(whom: Subjects) -> Counter[str]:
+    return Counter({str(reason): len(patients) for reason, patients in whom.items()})
 
 
 def _linked(
@@ -153,78 +143,6 @@ def _linked(
 
 def _of_shape(labels: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(labels[:, 0] if labels.shape[1] == 1 else labels)
-
-
-def _check_rule(rule: LabelRule, site: Site, task: Task) -> None:
-    expected = SurvivalTask if rule.time_to_event else BinaryTask
-    if isinstance(task, expected):
-        return
-    told = "times to an outcome" if rule.time_to_event else "yes-or-no outcomes"
-    remedy = "Give in data.labels a file of the labels."
-    if isinstance(task, SurvivalTask):
-        remedy = "Give time_to_event = true."
-    raise UserError(
-        site.file,
-        f'the rule makes {told}, and the study\'s task.kind is "{task.kind}"',
-        field="data.labels",
-        remedy=remedy,
-    )
-
-
-def _check_label(site: Site, task: Task) -> None:
-    held = site.settings.data.label
-    if held not in (None, task.label):
-        raise UserError(
-            site.file,
-            f'the labels are of "{held}", the study predicts task.label = "{task.label}"',
-            field="data.label",
-            remedy=f'Give in data.labels a file of "{task.label}", or take part with another site '
-            "file that does.",
-        )
-
-
-def one_label_each(
-    labels: pd.DataFrame,
-    values: Sequence[str],
-    excluded: Counter[str],
-    notices: Counter[str],
-) -> pd.DataFrame:
-    """Keep one label per patient: the unit of everything is a person.
-
-    Of several findings one that is known is enough; a time without its end, or the other way
-    round, is none.
-    """
-
-    def drop(bad: pd.Series, reason: str) -> None:
-        nonlocal labels
-        if bad.any():
-            kept = labels[~bad]
-            gone = set(labels.loc[bad, "subject_id"]) - set(kept["subject_id"])
-            excluded[reason] += len(gone)
-            labels = kept
-
-    empty = labels[list(values)].isna()
-    drop(empty.any(axis=1) if "event" in values else empty.all(axis=1), "label is empty")
-    drop((labels[list(values)] == NOT_ALLOWED).any(axis=1), "label outside the classes")
-    drop(labels["prediction_time"].isna(), "no prediction time")
-    repeated = labels.duplicated()
-    if repeated.any():
-        notices["repeated label rows"] += labels.loc[repeated, "subject_id"].nunique()
-        labels = labels[~repeated]
-    labels = labels.sort_values(["subject_id", "prediction_time"], kind="stable")
-    moment = ["subject_id", "prediction_time"]
-    first = labels.groupby("subject_id")["prediction_time"].transform("min")
-    at_first = labels["prediction_time"] == first
-    unclear = labels["contradictory"] | labels.duplicated(moment, keep=False)
-    drop(
-        labels["subject_id"].isin(labels.loc[at_first & unclear, "subject_id"]),
-        "contradictory labels",
-    )
-    later = labels.duplicated("subject_id")
-    if later.any():
-        patients = labels.loc[later, "subject_id"].nunique()
-        notices["later prediction times, not used"] += patients
-    return labels[~later].reset_index(drop=True)
 
 
 def _without_shared(

@@ -86,8 +86,8 @@ def _files(site: Site) -> Iterator[tuple[str, Path]]:
     """Yield each file that is read, by a name that does not change with the folder's place."""
     for file in _below(site, site.events):
         yield f"events/{file.relative_to(site.events)}", file
-    if site.labels is not None:
-        yield "labels", site.labels
+    for key, file in site.label_files.items():
+        yield key, file
     if site.notes is not None:
         for file in _below(site, site.notes):
             yield f"notes/{file.relative_to(site.notes)}", file

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clients.cohort import Patients
 from clients.inputs import inputs_by_window
+from clients.known import outcomes_withheld, told_labels
 from clients.site import PolicySection
 from clients.training import losses_of
 from clients.workbench import Cohort
@@ -20,13 +21,14 @@ from federation.metrics.grid import UNCHANGED, Line, bins_of
 from federation.metrics.outcomes import OutcomesSummary
 from federation.metrics.paired import auroc_correlation
 from federation.metrics.recalibration import FEWEST_EVENTS
+from federation.metrics.several import SeveralSummary
 from federation.metrics.summaries import Summary
 from federation.metrics.summary import ScoreSummary
-from federation.metrics.suppression import reason, withheld_cells, withheld_outcomes
+from federation.metrics.suppression import reason, withheld_cells
 from federation.models.build import FlatModel, Vector
 from federation.study import Split, Study
 from federation.subgroups import WHOLE_SITE, WINDOW, is_window
-from federation.tasks import MultilabelTask, Task
+from federation.tasks import Task
 from federation.vocabulary import Vocabulary
 from federation.windows import WindowsSection
 
@@ -69,7 +71,8 @@ def evaluate_locally(
     """
     rows = cohort.patients.splits[split]
     scores = predict(model, cohort, rows, study.task, line)
-    labels = _told_labels(cohort.patients, rows, study.task, policy.minimum_cell)
+    order = np.argsort(cohort.patients.subject_ids[rows], kind="stable")
+    labels = told_labels(cohort.patients.labels[rows], order, study.task, policy.minimum_cell)
     members = _members(cohort.patients, rows, study, split)
     if drift is not None:
         window = drift.windows.of(cohort.patients.times[rows])
@@ -176,59 +179,17 @@ def _cells(
     """The summaries of the cells that may leave."""
     if WHOLE_SITE in withheld:
         return {}
-    unknown = _outcomes_withheld(task, labels, members, withheld, policy.minimum_cell)
+    unknown = outcomes_withheld(task, labels, members, withheld, policy.minimum_cell)
     cells = {}
     for name, inside in members.items():
         if name in withheld:
             continue
         summary = task.summarise(scores[inside], labels[inside])
-        if isinstance(summary, OutcomesSummary):
+        if isinstance(summary, OutcomesSummary | SeveralSummary):
             summary = summary.without(unknown.get(name, {}))
             summary = summary if name == WHOLE_SITE else summary.of_subgroup()
         cells[name] = _as_allowed(summary, policy).to_json()
     return cells
-
-
-def _told_labels(
-    patients: Patients, rows: NDArray[np.int64], task: Task, minimum_cell: int
-) -> NDArray[np.float32]:
-    """Labels of some rows, as the evaluation counts them.
-
-    Beside a finding that is known of all, one that is not known of a few would tell how few. So
-    further patients, always the same ones, are left out of that finding until ``minimum_cell``
-    are.
-    """
-    labels = patients.labels[rows]
-    if not isinstance(task, MultilabelTask):
-        return labels
-    labels = labels.copy()
-    order = np.argsort(patients.subject_ids[rows], kind="stable")
-    for column in labels.T:
-        unknown = int(np.isnan(column).sum())
-        if 0 < unknown < minimum_cell:
-            known = order[~np.isnan(column[order])]
-            column[known[: minimum_cell - unknown]] = np.nan
-    return labels
-
-
-def _outcomes_withheld(
-    task: Task,
-    labels: NDArray[np.float32],
-    members: dict[str, NDArray[np.bool_]],
-    withheld: Mapping[str, str],
-    minimum_cell: int,
-) -> dict[str, dict[str, str]]:
-    """Which findings do not leave, by cell, because not all patients have a label of them."""
-    if not isinstance(task, MultilabelTask):
-        return {}
-    known = ~np.isnan(labels)
-    by_finding = {
-        finding: _sizes({name: inside & known[:, k] for name, inside in members.items()})
-        for k, finding in enumerate(task.labels)
-    }
-    of_all = {finding: int(known[:, k].sum()) for k, finding in enumerate(task.labels)}
-    sizes = _sizes(members)
-    return withheld_outcomes(len(labels), sizes, by_finding, of_all, withheld, minimum_cell)
 
 
 def _as_allowed(summary: Summary, policy: PolicySection) -> Summary:

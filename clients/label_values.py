@@ -16,7 +16,14 @@ from clients.sources.parsing import read_numbers, read_times, read_words
 from clients.sources.settings import NO_VALUE
 from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
-from federation.tasks import BinaryTask, MulticlassTask, MultilabelTask, SurvivalTask, Task
+from federation.tasks import (
+    BinaryTask,
+    MulticlassTask,
+    MultilabelTask,
+    SeveralTask,
+    SurvivalTask,
+    Task,
+)
 from federation.tasks.multilabel import UNCERTAIN
 
 Values = NDArray[np.float64]
@@ -26,7 +33,9 @@ TRUTH = {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}
 
 
 def value_columns(task: Task) -> tuple[str, ...]:
-    """Return the names of the columns of labels that ``labels_with_values`` gives."""
+    """Return the names of a task's columns of labels."""
+    if isinstance(task, SeveralTask):
+        return tuple(f"{name}:{c}" for name, one in task.tasks.items() for c in value_columns(one))
     if isinstance(task, MultilabelTask):
         return tuple(f"label:{name}" for name in task.labels)
     return ("days", "event") if isinstance(task, SurvivalTask) else ("label",)

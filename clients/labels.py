@@ -17,11 +17,12 @@ from clients.label_values import labels_with_values
 from clients.sources.meds import read_labels
 from clients.sources.settings import LabelRule
 from clients.sources.subjects import SubjectIds
+from federation.bodies import Reason
 from federation.tasks import BinaryTask, Task
 
 HOUR = 3_600_000_000
-NO_INDEX = "no index event"
-TOO_EARLY = "stay or outcome ended before the prediction time"
+NO_INDEX: Reason = "no index event"
+TOO_EARLY: Reason = "stay or outcome ended before the prediction time"
 HOURS_OF_A_DAY = 24
 
 
@@ -41,7 +42,7 @@ def labels_of_file(file: Path, subjects: SubjectIds, task: Task) -> pd.DataFrame
 
 def labels_by_rule(
     rule: LabelRule, batches: Iterable[pa.RecordBatch]
-) -> tuple[pd.DataFrame, Counter[str]]:
+) -> tuple[pd.DataFrame, dict[Reason, set[int]]]:
     """Derive each patient's label from the first index event that can be predicted after.
 
     Such an index event has neither its outcome nor the end of its stay up to the prediction time.
@@ -60,14 +61,14 @@ def labels_by_rule(
     """
     columns = ("days", "event") if rule.time_to_event else ("label",)
     found: list[tuple[int, int, tuple[float, ...]]] = []
-    excluded: Counter[str] = Counter()
+    without: dict[Reason, set[int]] = {}
     for subject, marks in _marks(rule, batches):
         if not len(marks.starts):
-            excluded[NO_INDEX] += 1
+            without.setdefault(NO_INDEX, set()).add(subject)
             continue
         label = _first_label(rule, marks)
         if label is None:
-            excluded[TOO_EARLY] += 1
+            without.setdefault(TOO_EARLY, set()).add(subject)
         else:
             found.append((subject, *label))
     values = np.array([label for *_, label in found], np.float64).reshape(-1, len(columns))
@@ -81,7 +82,7 @@ def labels_by_rule(
             "contradictory": np.zeros(len(found), bool),
         }
     )
-    return table, excluded
+    return table, without
 
 
 class Marks(NamedTuple):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clients.images.settings import IMAGE_FILES, ImagesSection, NotesSection
 from clients.sources.settings import EventsSection, ExcludeSection, LabelsSection
@@ -39,6 +40,12 @@ class DataSection(Section):
     """Name of what the labels file holds; a study whose ``task.label`` differs is refused."""
     subgroups: tuple[Literal["sex", "age_band", "ethnicity"], ...] = ()
     exclude: ExcludeSection | None = None
+
+    @model_validator(mode="after")
+    def _named_once(self) -> DataSection:
+        if self.label is not None and isinstance(self.labels, dict):
+            raise ValueError("[data.labels] names each of its labels: leave data.label away")
+        return self
 
 
 class PolicySection(Section):
@@ -82,9 +89,14 @@ class Site:
     events: Path
     images: Path | None
     notes: Path | None
-    labels: Path | None
-    """None where labels are derived from the events by a rule."""
+    label_files: Mapping[str, Path]
+    """By the key of the site file that names one, ``data.labels`` or ``data.labels.NAME``."""
     state: Path
+
+    @property
+    def labels(self) -> Path | None:
+        """The labels file; None where a rule gives the labels, or each has a source of its own."""
+        return self.label_files.get("data.labels")
 
     @property
     def name(self) -> str:
@@ -145,11 +157,21 @@ def load_site(path: Path) -> Site:
         notes=None
         if data.notes is None or data.notes.path is None
         else _existing(file, "data.notes.path", data.notes.path, "the note files"),
-        labels=_existing(file, "data.labels", data.labels, "the labels", folder=False)
-        if isinstance(data.labels, str)
-        else None,
+        label_files={
+            field: _existing(file, field, given, "the labels", folder=False)
+            for field, given in _label_files(data)
+        },
         state=file.parent / settings.site.state,
     )
+
+
+def _label_files(data: DataSection) -> list[tuple[str, str]]:
+    """Return the key and the name of each file of labels."""
+    if isinstance(data.labels, str):
+        return [("data.labels", data.labels)]
+    if not isinstance(data.labels, dict):
+        return []
+    return [(f"data.labels.{k}", one) for k, one in data.labels.items() if isinstance(one, str)]
 
 
 def find_sites(folder: Path) -> list[Path]:

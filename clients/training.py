@@ -198,6 +198,4 @@ def losses_of(study: Study, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor
         study: the resolved study.
         labels: of the site's training patients, by which classes are balanced where asked.
     """
-    task, section = study.task, study.training.loss
-    weights = task.weights(labels, section)
-    return lambda logits, labels: task.losses(logits, labels, section, weights)
+    return study.task.minimised(labels, study.training.loss)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.cohort import Patients, read_patients
 from clients.contents import images_state, site_store
 from clients.features import ModalityTensor, ehr_tensor, image_tensor
 from clients.images.pool import all_cores
+from clients.known import taught_labels
 from clients.ledger import Ledger, site_ledger
 from clients.memory import Memory
 from clients.notes import text_tensor
@@ -220,7 +223,17 @@ class Workbench:
             name: self._tensor(file, (name, *key), make)
             for name, key, make in self._recipes(file, study, vocabulary)
         }
-        return Cohort(patients, tensors, torch.from_numpy(patients.labels))
+        return Cohort(patients, tensors, torch.from_numpy(self._taught(file, study, patients)))
+
+    def _taught(self, file: str, study: Study, patients: Patients) -> NDArray[np.float32]:
+        """Return labels as training uses them.
+
+        Under differential privacy all of them, for how many there are of an outcome would tell.
+        """
+        if study.privacy.mechanism == "dp_sgd":
+            return patients.labels
+        minimum = self.site(file).policy.minimum_cell
+        return taught_labels(patients.labels, patients.splits["train"], study.task, minimum)
 
     def _recipes(
         self, file: str, study: Study, vocabulary: Vocabulary | None
@@ -363,36 +376,3 @@ def stackable(study: Study) -> bool:
     plain = plain and study.fusion.tokens == "one"
     apart = study.modalities.augmented or study.training.precision != "float32"
     return plain and not apart
-
-
-def pool(cohorts: Sequence[Cohort]) -> Cohort:
-    """Put the patients of several cohorts of one study together: the pooled comparator."""
-    import numpy as np
-    import pandas as pd
-
-    starts = np.cumsum([0, *(len(c.patients) for c in cohorts)])
-    patients = Patients(
-        subject_ids=np.concatenate([c.patients.subject_ids for c in cohorts]),
-        labels=np.concatenate([c.patients.labels for c in cohorts]),
-        events=pd.DataFrame(),
-        splits={
-            split: np.concatenate(
-                [c.patients.splits[split] + at for c, at in zip(cohorts, starts, strict=False)]
-            )
-            for split in cohorts[0].patients.splits
-        },
-        subgroups={},
-        excluded={},
-        notices={},
-        arrival=np.concatenate([c.patients.arrival for c in cohorts]),
-        times=np.concatenate([c.patients.times for c in cohorts]),
-    )
-    modalities = {
-        name: ModalityTensor(
-            torch.cat([c.modalities[name].values for c in cohorts]),
-            torch.cat([c.modalities[name].present for c in cohorts]),
-            {},
-        )
-        for name in cohorts[0].modalities
-    }
-    return Cohort(patients, modalities, torch.from_numpy(patients.labels))

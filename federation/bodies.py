@@ -65,6 +65,7 @@ Reason = Literal[
     "reference to an absent patient",
     "repeated label rows",
     "later prediction times, not used",
+    "no label of some of the tasks, used for the others",
     "events after the prediction time, not used",
     "birth: after the prediction time or over 120 years before",
     "events before the birth, not used",

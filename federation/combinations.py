@@ -17,6 +17,7 @@ NOT_RECALIBRATED = {
     "multiclass": "takes a patient's risks from the logits of all classes together, of which "
     "counts by one class at a time do not tell",
     "survival": "has a risk for each horizon",
+    "several": "has logits of its own for each task",
 }
 """Why, by kind of task."""
 
@@ -51,9 +52,10 @@ def _with_the_task(study: Study) -> Iterator[str]:
             f'training.loss is of outcomes that happen or not; task.kind = "{task.kind}" has its '
             "own likelihood: leave training.loss away"
         )
-    if study.selection.measures and study.selection.metric not in task.metrics:
+    selection = study.selection
+    if selection.metric not in task.metrics and (selection.measures or selection.chosen):
         yield (
-            f'selection.metric = "{study.selection.metric}" is not measured of task.kind = '
+            f'selection.metric = "{selection.metric}" is not measured of task.kind = '
             f'"{task.kind}": give one of {", ".join(task.metrics)}'
         )
     if task.kind == "binary":
@@ -313,7 +315,7 @@ def _with_noise_at_the_sites(study: Study) -> Iterator[str]:
         )
     if not study.task.separable:
         yield (
-            'task.model = "cox" compares each patient with all who were at risk, so that a clipped '
+            'model = "cox" compares each patient with all who were at risk, so that a clipped '
             'gradient would be no patient\'s own, which privacy.mechanism = "dp_sgd" needs. Use '
             '"discrete"'
         )

@@ -179,13 +179,19 @@ class TrainingSection(Section):
 class SelectionSection(Section):
     """Which round's model is kept, and when training ends before the last round.
 
-    Both go by ``metric`` on the tuning split, merged over the sites.
+    Both go by ``metric`` on the tuning split, merged over the sites; of several tasks by one of
+    them, ``death.auroc``, or by the ``mean`` of their first ones.
     """
 
-    metric: Literal["auroc", "auprc", "brier", "c_index", "integrated_brier"] = "auroc"
+    metric: str = "auroc"
     keep: Literal["last", "best"] = "last"
     patience: PositiveInt | None = None
     minimum_change: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the study names a metric of its own."""
+        return self.metric != "auroc"
 
     @property
     def measures(self) -> bool:

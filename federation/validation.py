@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -120,46 +120,64 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str
     shown: list[str] = []
     known: set[str] = set()
     current: type[BaseModel] | None = model
-    kinds: dict[str, type[BaseModel] | None] = {}
+    kinds: dict[str, Any] = {}
+    named: Any = None
+    """What stands under a name that the user gives."""
     for part in location:
         if part in kinds:
-            current, kinds = kinds[str(part)], {}
+            current, kinds, named = _meant(kinds[str(part)])
             continue
         shown.append(str(part))
         fields = {} if current is None else current.model_fields
-        if str(part) in fields:
+        if named is not None:
+            known = set()
+            current, kinds, named = _meant(named)
+        elif str(part) in fields:
             known = set(fields)
             info = fields[str(part)]
-            tables = _tables(info.annotation)
-            kinds = _kinds(info.annotation, info.discriminator, tables)
-            current = tables[0] if len(tables) == 1 else None
+            current, kinds, named = _meant(info.annotation, info.discriminator)
         elif current is not None and not isinstance(part, int):
-            known = set(fields)  # an unknown key, or a name that the user gives a table
+            known = set(fields)  # an unknown key
     return ".".join(shown), known
+
+
+def _meant(
+    annotation: Any, discriminator: Any = None
+) -> tuple[type[BaseModel] | None, dict[str, Any], Any]:
+    """Return the table of a value, if there is one, its kinds by tag, and what its names hold."""
+    if hasattr(annotation, "__metadata__"):
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is dict:
+        return None, {}, get_args(annotation)[1]
+    tables = _tables(annotation)
+    kinds = _kinds(annotation, discriminator, tables)
+    return tables[0] if len(tables) == 1 else None, kinds, None
 
 
 def _tables(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if get_origin(annotation) is dict:
+        return []
     return [table for inner in get_args(annotation) for table in _tables(inner)]
 
 
 def _kinds(
     annotation: Any, discriminator: Any, tables: Sequence[type[BaseModel]]
-) -> dict[str, type[BaseModel] | None]:
-    """Return which table each tag of a union stands for."""
+) -> dict[str, Any]:
+    """Return what each tag of a union stands for."""
     if isinstance(discriminator, str):
         return {
             tag: table
             for table in tables
             for tag in get_args(table.model_fields[discriminator].annotation)
         }
-    tagged: dict[str, type[BaseModel] | None] = {}
-    for inner in get_args(annotation):
-        for note in getattr(inner, "__metadata__", ()):
-            if isinstance(note, Tag):
-                tagged[note.tag] = next(iter(_tables(inner)), None)
-    return tagged
+    return {
+        note.tag: inner
+        for inner in get_args(annotation)
+        for note in getattr(inner, "__metadata__", ())
+        if isinstance(note, Tag)
+    }
 
 
 def _neighbours(path: Path) -> str:

@@ -25,7 +25,7 @@ class Selection:
 
     def __init__(self, study: Study):
         self._section, self._ema = study.selection, study.strategy.ema
-        self._lower = study.task.lower_is_better
+        self._lower = study.task.lower_is_better(study.selection.metric)
         self._average: NDArray[np.float64] | None = None
         self._best: Vector | None = None
         self._score = -np.inf
@@ -51,7 +51,7 @@ class Selection:
         value = (metrics or {}).get(self._section.metric)
         if value is None or not self._section.measures:
             return
-        score = -value if self._section.metric in self._lower else value
+        score = -value if self._lower else value
         if score > self._score + (self._section.minimum_change if self.best_round else 0.0):
             self._score, self._since, self.best_round = score, 0, round_
             if self._section.keep == "best":

@@ -221,7 +221,7 @@ def random_stream(seed: int, site: int, purpose: str, patient: int = 0) -> np.ra
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-_PURPOSES = ("profile", "size", "offset", "oracle", "person", "record", "label")
+_PURPOSES = ("profile", "size", "offset", "oracle", "person", "record", "label", "labelled")
 
 
 def sigmoid(x: Any) -> Any:

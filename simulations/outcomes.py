@@ -4,6 +4,7 @@
 proportional-odds model of the same logit. ``multilabel``: three findings, each of one latent, some
 of them uncertain (-1) or blank, as a reader of reports leaves them. ``survival``: days to death,
 exponential with the logit as its linear predictor, of patients who leave at some time.
+``several``: all of these, each in a file of its own, and of some patients not all.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from federation.errors import UserError
-from federation.tasks import TASKS, Task
+from federation.tasks import TASKS, SeveralTask, Task
 from simulations.hospitals import Person, random_stream, sigmoid
 
-Kind = Literal["binary", "multiclass", "multilabel", "survival"]
+Kind = Literal["binary", "multiclass", "multilabel", "survival", "several"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GRADES = ("stable", "deteriorates", "critical")
 GRADE_STEPS = (0.0, 1.5)
@@ -34,11 +35,46 @@ FOLLOW_UP_DAYS = (60.0, 720.0)
 FOLLOW_LOGIT: tuple[Kind, ...] = ("binary", "multiclass", "survival")
 """The kinds whose labels follow from the logit of deterioration; findings have latents instead."""
 
+LABELS: Mapping[Kind, str] = {
+    "binary": "deterioration",
+    "multiclass": "severity",
+    "multilabel": "findings",
+    "survival": "death",
+}
+"""What the labels of each kind are of."""
+UNLABELLED = {"multiclass": 0.2, "multilabel": 0.3, "survival": 0.15}
+"""Shares of patients without a label, where a hospital has labels of several kinds."""
+
 Columns = dict[str, pa.Array]
 
 
-def label_columns(kind: Kind, people: Sequence[Person], index: int, seed: int) -> Columns:
-    """Return the columns of values of a hospital's labels file; `index` is its place."""
+def label_files(
+    kind: Kind, people: Sequence[Person], index: int, seed: int
+) -> dict[str, tuple[list[int], Columns]]:
+    """Return whom each labels file of a hospital is of, and its columns of values.
+
+    Of one kind the file is named ``labels``, of several each after its label; the values are the
+    same either way.
+
+    Args:
+        kind: of labels.
+        people: the hospital's patients, whose places are returned.
+        index: the hospital's place.
+        seed: of the consortium.
+    """
+    if kind != "several":
+        return {"labels": (list(range(len(people))), _columns(kind, people, index, seed))}
+    files = {}
+    places = range(len(people))
+    chances = [random_stream(seed, index, "labelled", i).random(len(LABELS)) for i in places]
+    for k, (one, label) in enumerate(LABELS.items()):
+        whom = [i for i in places if chances[i][k] >= UNLABELLED.get(one, 0.0)]
+        columns = _columns(one, people, index, seed)
+        files[label] = whom, {name: values.take(whom) for name, values in columns.items()}
+    return files
+
+
+def _columns(kind: Kind, people: Sequence[Person], index: int, seed: int) -> Columns:
     draws = [random_stream(seed, index, "label", i) for i in range(len(people))]
     return _WRITERS[kind](people, draws)
 
@@ -63,6 +99,9 @@ def task_of(kind: Kind) -> Task:
         "multilabel": {"labels": tuple(FINDINGS)},
         "survival": {"intervals": FOLLOW_UP_DAYS},
     }
+    if kind == "several":
+        each = {LABELS[one]: {"kind": one, "label": LABELS[one], **options[one]} for one in options}
+        return SeveralTask.model_validate({"tasks": each})
     return TASKS[kind].model_validate({"label": "deterioration", **options[kind]})
 
 

@@ -42,7 +42,7 @@ from simulations.hospitals import (
     sigmoid,
 )
 from simulations.notes import admission_note, discharge_note
-from simulations.outcomes import Kind, label_columns
+from simulations.outcomes import Kind, label_files
 from simulations.phantom import Chest, Scanner, Study, draw_chest, expose, render, write_dicom
 
 Row = tuple[int, datetime | None, str, float | None, str | None]
@@ -71,7 +71,6 @@ def write_site(
     for part in ("data/meds/data", "data/meds/metadata", "data/dicom", "state"):
         (folder / part).mkdir(parents=True)
     cap = "" if epsilon_per_patient is None else f"epsilon_per_patient = {epsilon_per_patient}\n"
-    (folder / "site.toml").write_text(_SITE_TOML.format(name=hospital.name) + cap)
     key = hashlib.sha256(f"wardround patient key {seed} {hospital.name}".encode()).hexdigest()
     (folder / "state" / "patient.key").write_text(key)
     (folder / "state" / "patient.key").chmod(0o600)
@@ -100,13 +99,26 @@ def write_site(
         rows += sorted(chart, key=lambda row: row[1] or datetime.min)
     _write_pictures(pictures, hospital.scanner, image_size)
     _write_tables(folder / "data", hospital, people, rows)
-    labels = {
-        "subject_id": pa.array([p.subject_id for p in people], pa.int64()),
-        "prediction_time": pa.array([p.predicted for p in people], pa.timestamp("us")),
-        **label_columns(task, people, index, seed),
-    }
-    pq.write_table(pa.table(labels), folder / "data" / "labels.parquet")
+    files = label_files(task, people, index, seed)
+    for name, (whom, values) in files.items():
+        labels = {
+            "subject_id": pa.array([people[i].subject_id for i in whom], pa.int64()),
+            "prediction_time": pa.array([people[i].predicted for i in whom], pa.timestamp("us")),
+            **values,
+        }
+        pq.write_table(pa.table(labels), folder / "data" / f"{name}.parquet")
+    named = {name: f"data/{name}.parquet" for name in files}
+    described = _SITE_TOML.format(name=hospital.name, labels=_as_toml(named))
+    (folder / "site.toml").write_text(described + cap)
     return _realised(people, rows, without)
+
+
+def _as_toml(labels: dict[str, str]) -> str:
+    """Return the files of labels as the site file names them: one, or each with its label."""
+    if len(labels) == 1:
+        return f'"{next(iter(labels.values()))}"'
+    named = (f'{name} = "{file}"' for name, file in labels.items())
+    return f"{{ {', '.join(named)} }}"
 
 
 _SITE_TOML = """\
@@ -119,7 +131,7 @@ state = "state"
 events = {{ format = "meds", path = "data/meds" }}
 images = {{ format = "dicom", path = "data/dicom" }}
 notes = {{ format = "meds" }}
-labels = "data/labels.parquet"
+labels = {labels}
 subgroups = ["sex", "age_band", "ethnicity"]
 
 [policy]

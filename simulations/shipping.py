@@ -56,7 +56,7 @@ def fingerprint(file: str) -> str:
         for file in sorted(site.events.rglob("*"))
         if file.is_file() and not file.is_relative_to(site.state)
     ]
-    tables = [*([site.labels] if site.labels else []), *files]
+    tables = [*site.label_files.values(), *files]
     sizes = [(os.path.relpath(table, site.events), table.stat().st_size) for table in tables]
     return hashlib.sha256(site.file.read_bytes() + key + repr(sizes).encode()).hexdigest()
 
@@ -128,8 +128,8 @@ def _sources(site: Site) -> list[tuple[str, str, Path]]:
     for key in ("hashes", "key", "identifiers") if exclude is not None else ():
         if (file := getattr(exclude, key)) is not None:
             found.append((f"data.exclude.{key}", f"exclude-{key}", site.file.parent / file))
-    if site.labels is not None:
-        found.append(("data.labels", f"labels{site.labels.suffix}", site.labels))
+    for number, (field, labels) in enumerate(site.label_files.items()):
+        found.append((field, f"labels{number or ''}{labels.suffix}", labels))
     return found
 
 

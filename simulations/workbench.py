@@ -11,9 +11,10 @@ from typing import Any
 
 from clients.ledger import Ledger, site_ledger
 from clients.memory import Memory
+from clients.pooled import pool
 from clients.site import Site
 from clients.store import CohortStore
-from clients.workbench import Cohort, Prepared, Workbench, pool
+from clients.workbench import Cohort, Prepared, Workbench
 from federation.arrival import ArrivalSection, arrived
 from federation.faults import HostileSection
 from federation.privacy.noise import Randomness, Seeded

@@ -28,7 +28,8 @@ def synthesize(
         Path | None, typer.Option(help="A file of distribution shifts between the hospitals.")
     ] = None,
     task: Annotated[
-        str, typer.Option(help="Kind of labels: binary, multiclass, multilabel or survival.")
+        str,
+        typer.Option(help="Kind of labels: binary, multiclass, multilabel, survival or several."),
     ] = "binary",
 ) -> None:
     """Write synthetic hospitals: MEDS events, DICOM images, notes, labels, known truth."""

@@ -18,6 +18,9 @@ from server.coordinator import Progress
 from server.course import RoundRecord
 from server.task import Heard
 
+FOLLOWED = {"auroc": "AUROC", "c_index": "c-index", "mean": "mean of the tasks"}
+"""What is told of a round, of what was measured."""
+
 EVERY_SECONDS = 10.0
 """Between two plain lines within a round."""
 MOST_FAILURES = 10
@@ -143,10 +146,9 @@ class _Display:
         parts = [f"round {record['round']}/{rounds}"]
         if record["loss"] is not None:
             parts.append(f"loss {record['loss']:.4f}")
-        if metrics.get("auroc") is not None:
-            parts.append(f"tuning AUROC {metrics['auroc']:.3f}")
-        elif metrics.get("c_index") is not None:
-            parts.append(f"tuning c-index {metrics['c_index']:.3f}")
+        for key, what in FOLLOWED.items():
+            if metrics.get(key) is not None:
+                parts.append(f"tuning {what} {metrics[key]:.3f}")
         parts.append(f"{len(record['answered']):,}/{len(record['asked']):,} sites")
         if useless := len(record["failed"] | record["rejected"]):
             parts.append(f"{useless:,} without a usable update")

@@ -130,30 +130,28 @@ def _headline(folder: Path) -> str:
     lines = []
     for name, model in models.items():
         overall = model["overall"]
-        auroc = overall.get("auroc") or {}
-        if "macro" in overall or "c_index" in overall:
-            lines.append(f"{name}: held-out {_of_other_task(overall)}")
-            continue
-        if auroc.get("value") is None:
-            why = auroc.get("reason") or overall.get("suppressed")
-            lines.append(f"{name}: no AUROC ({why})")
-            continue
-        interval = ""
-        if auroc.get("low") is not None:
-            interval = f" (95% interval {auroc['low']:.3f} to {auroc['high']:.3f})"
-        told = f"{name}: held-out AUROC {auroc['value']:.3f}{interval}, {overall['n']} patients"
-        lines.append(told)
+        of_each = [f"{task}: {_told(cell)}" for task, cell in overall.get("tasks", {}).items()]
+        lines.append(f"{name}: held-out {'; '.join(of_each) or _told(overall)}")
     return "\n".join(lines)
 
 
-def _of_other_task(cell: Mapping[str, Any]) -> str:
-    """The first figure of several outcomes, or of times to one."""
-    macro = "macro" in cell
-    what = "mean AUROC of the outcomes" if macro else "c-index"
-    found = cell["macro"]["auroc"] if macro else cell["c_index"]
-    if found["value"] is None:
+def _told(cell: Mapping[str, Any]) -> str:
+    """The first figure of a cell, with its interval and the patients behind it."""
+    if "suppressed" in cell:
+        return f"no figure ({cell['suppressed']})"
+    what, found = _first_figure(cell)
+    if found.get("value") is None:
         return f"no {what} ({found.get('reason', 'not computed')})"
     interval = ""
     if found.get("low") is not None:
         interval = f" (95% interval {found['low']:.3f} to {found['high']:.3f})"
     return f"{what} {found['value']:.3f}{interval}, {cell['n']} patients"
+
+
+def _first_figure(cell: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Of one outcome, of several, or of times to one."""
+    if "macro" in cell:
+        return "mean AUROC of the outcomes", cell["macro"]["auroc"]
+    if "c_index" in cell:
+        return "c-index", cell["c_index"]
+    return "AUROC", cell["auroc"]

@@ -210,10 +210,15 @@ def _any_study(site: Site) -> Study:
     return Study.model_validate(
         {
             "study": {"name": "any"},
-            "task": {"label": site.settings.data.label or "label"},
+            "task": {"label": _first_label(site)},
             "modalities": {"ehr": {}},
         }
     )
+
+
+def _first_label(site: Site) -> str:
+    data = site.settings.data
+    return next(iter(data.labels)) if isinstance(data.labels, dict) else data.label or "label"
 
 
 def _masked(finding: Finding) -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,18 +55,18 @@ def label_findings(patients: Patients, policy: PolicySection, where: str) -> Ite
 
 
 def outcome_findings(outcomes: Mapping[str, Any], where: str) -> Iterator[Finding]:
-    """Report classes that nobody has, and findings that nobody or everybody has.
+    """Report classes that nobody has, and findings or tasks that nobody or everybody has.
 
     Args:
         outcomes: as a task describes its labels.
         where: the labels file.
     """
-    told = {name: f"no patient is of the class {name}" for name, n in _counts(outcomes) if not n}
-    for name, one in outcomes.get("labels", {}).items():
-        if one["positives"] in (0, one["known"]):
-            share = "none" if not one["positives"] else "all"
-            told[name] = f"{share} of {one['known']:,} patients have {name}"
-    for what in told.values():
+    told = list(_unusable(outcomes))
+    for name, one in outcomes.get("tasks", {}).items():
+        if not one["known"]:
+            told.append(f"no patient has a label of the task {name}")
+        told += [f"task {name}: {what}" for what in _unusable(one) if one["known"]]
+    for what in told:
         yield Finding(
             "warning",
             "labels",
@@ -76,9 +76,17 @@ def outcome_findings(outcomes: Mapping[str, Any], where: str) -> Iterator[Findin
         )
 
 
-def _counts(outcomes: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+def _unusable(outcomes: Mapping[str, Any]) -> Iterator[str]:
+    """Outcomes of one task that nobody has, or everybody of whom it is known."""
     counts: Mapping[str, int] = outcomes.get("classes", {})
-    return counts.items()
+    yield from (f"no patient is of the class {name}" for name, count in counts.items() if not count)
+    for name, one in outcomes.get("labels", {}).items():
+        if one["positives"] in (0, one["known"]):
+            share = "none" if not one["positives"] else "all"
+            yield f"{share} of {one['known']:,} patients have {name}"
+    if "known" in outcomes and outcomes.get("positives") in (0, outcomes["known"]):
+        share = "none" if not outcomes["positives"] else "all"
+        yield f"{share} of {outcomes['known']:,} patients have the outcome"
 
 
 def _classes(patients: Patients, where: str) -> Iterator[Finding]:

@@ -37,6 +37,10 @@ def overview(check: Check) -> Iterator[tuple[str, str]]:
         for what in ("classes", "labels", "events", "censored"):
             if what in evidence.outcomes:
                 yield what, _told(evidence.outcomes[what])
+        for name, one in evidence.outcomes.get("tasks", {}).items():
+            counts = {key: told for key, told in one.items() if key not in ("label", "known")}
+            told = "; ".join(f"{key}: {_told(value)}" for key, value in counts.items())
+            yield f"task {name}", f"{one['known']:,} with a label of {one['label']}; {told}"
     if evidence.present:
         yield "modalities", ", ".join(f"{name} {n:,}" for name, n in evidence.present.items())
     counted = [sum(one.severity == name for one in check.findings) for name in SEVERITIES]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -197,9 +197,28 @@ class LabelRule(Section):
         return self
 
 
+def _source(given: Any) -> str:
+    return "file" if isinstance(given, str) else "rule"
+
+
+def _source_or_table(given: Any) -> str:
+    """A rule has codes of an index event; a table of labels has sources by their names."""
+    if isinstance(given, Mapping) and given and not {"index", "outcome"} & given.keys():
+        return "by name"
+    return _source(given)
+
+
+LabelSource = Annotated[
+    Annotated[str, Tag("file")] | Annotated[LabelRule, Tag("rule")], Discriminator(_source)
+]
+
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,63}$")]
+
 LabelsSection = Annotated[
-    Annotated[str, Tag("file")] | Annotated[LabelRule, Tag("rule")],
-    Discriminator(lambda given: "file" if isinstance(given, str) else "rule"),
+    Annotated[str, Tag("file")]
+    | Annotated[LabelRule, Tag("rule")]
+    | Annotated[dict[LabelName, LabelSource], Tag("by name")],
+    Discriminator(_source_or_table),
 ]
 
 

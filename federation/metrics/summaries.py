@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from federation.metrics.outcomes import OutcomesSummary
-from federation.metrics.summary import ScoreSummary
-from federation.metrics.survival import SurvivalSummary
+from federation.metrics.several import SeveralSummary
+from federation.metrics.single import SingleSummary, read_single_summary
 
-Summary: TypeAlias = ScoreSummary | OutcomesSummary | SurvivalSummary
+Summary: TypeAlias = SingleSummary | SeveralSummary
 
 
 def read_summary(document: Mapping[str, Any]) -> Summary:
@@ -18,10 +17,6 @@ def read_summary(document: Mapping[str, Any]) -> Summary:
     Raises:
         ValueError: if it is of no kind, or cannot belong to any patients.
     """
-    if not isinstance(document, Mapping):
-        raise ValueError("not a summary")
-    if "outcomes" in document:
-        return OutcomesSummary.from_json(document)
-    if "tables" in document:
-        return SurvivalSummary.from_json(document)
-    return ScoreSummary.from_json(document)
+    if isinstance(document, Mapping) and "tasks" in document:
+        return SeveralSummary.from_json(document)
+    return read_single_summary(document)

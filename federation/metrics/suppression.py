@@ -16,6 +16,10 @@ What is not covered:
 
 - attributes tied to each other: one refines another (race and ethnic group), or two levels never
   meet (male and pregnant). A consortium must not list both as subgroups;
+- combinations of three or more outcomes that are known of different patients (`apart_enough` and
+  `withheld_outcomes` look at each two, and at each beside all patients);
+- the joint distribution of outcomes that are tied to each other: where one follows from another,
+  the difference of their counts tells how many have the one without the other;
 - bounds on crossings (women over 80), which follow from any two tables' margins;
 - a published cell whose patients all have the same label, which tells it of each of them;
 - subtraction between different sets of patients: another split, another study, a later extract;
@@ -27,7 +31,12 @@ What is not covered:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Known = NDArray[np.bool_]
 
 WITHHELD = re.compile(r"(withheld to protect )?fewer than [1-9][0-9]{0,8} patients")
 """All that is ever said of why a cell, or an outcome of it, does not leave."""
@@ -91,53 +100,105 @@ def reason(minimum_cell: int) -> str:
     return f"withheld to protect fewer than {minimum_cell} patients"
 
 
+def apart_enough(known: Known, order: NDArray[np.int64], minimum_cell: int) -> Known:
+    """Leave outcomes out of further patients until no two differ in a few.
+
+    Afterwards those of whom an outcome is not known, and those who have one outcome and lack
+    another, are nobody or ``minimum_cell`` patients at least, for each outcome and each two. What
+    is known of everybody stays so.
+
+    Args:
+        known: (patients, outcomes) who has a label of which outcome.
+        order: (patients,) rows, in the order in which they are left out; before it comes who lacks
+            most other outcomes, so that few are left out of any.
+        minimum_cell: fewest patients that may be told apart.
+
+    Returns:
+        Who counts in which outcome: some of ``known``, the same ones whenever that is the same.
+    """
+    known, settled = known.copy(), False
+    while not settled:
+        settled = True
+        for has in known.T:
+            lacking = len(has) - int(has.sum())
+            if has.any() and 0 < lacking < minimum_cell:
+                candidates = order[has[order]]
+                most = np.argsort(known[candidates].sum(axis=1), kind="stable")
+                has[candidates[most[: minimum_cell - lacking]]] = False
+                settled = False
+        for has in known.T:
+            for other in known.T:
+                beside = has & ~other
+                if 0 < int(beside.sum()) < minimum_cell and not has.all():
+                    has[beside] = False
+                    settled = False
+    return known
+
+
 def withheld_outcomes(
-    total: int,
-    attributes: Mapping[str, Mapping[str, int]],
-    known: Mapping[str, Mapping[str, Mapping[str, int]]],
-    known_of_all: Mapping[str, int],
+    known: Mapping[str, NDArray[np.bool_]],
+    members: Mapping[str, NDArray[np.bool_]],
     withheld: Mapping[str, str],
     minimum_cell: int,
 ) -> dict[str, dict[str, str]]:
     """Which outcomes must not leave a site, or a level, because not all patients have a label.
 
-    Beside the other outcomes, one tells by subtraction of how many patients it is not known. So it
-    is withheld of the site if that would be fewer than ``minimum_cell``, and of all levels of an
-    attribute if it would be of one of them, or of those withheld for every outcome. All outcomes
-    withhold the same levels or an attribute whole: were each to choose its own, what two of them
-    publish could tell a level that neither does.
+    Beside all patients, and beside the other outcomes, one tells by subtraction of the patients in
+    whom they differ. So an outcome is withheld of the site if these would be fewer than
+    ``minimum_cell``, and of all levels of an attribute if they would be of one of them, or anybody
+    of the levels withheld for every outcome. All outcomes withhold the same levels or an attribute
+    whole: were each to choose its own, what two of them publish could tell a level that neither
+    does. An outcome gives way to those that more patients have.
 
     Args:
-        total: patients of the site in the split.
-        attributes: patients by attribute and level.
-        known: patients with a label, by outcome, attribute and level.
-        known_of_all: patients with a label, by outcome.
-        withheld: the levels withheld for every outcome, "sex=female", from `withheld_cells`.
+        known: who has a label of each outcome, (patients,) each.
+        members: who belongs to each cell, "" or "sex=female", (patients,) each; the levels of an
+            attribute split the patients.
+        withheld: the levels withheld for every outcome, from `withheld_cells`.
         minimum_cell: fewest patients of a cell that may leave.
 
     Returns:
         Reasons by cell name ("" for the site) and outcome.
     """
+    everybody = np.ones(len(next(iter(known.values()))), bool)
+    levels: dict[str, list[str]] = {}
+    for cell in filter(None, members):
+        levels.setdefault(cell.partition("=")[0], []).append(cell)
     found: dict[str, dict[str, str]] = {}
-
-    def unfit(everybody: int, labelled: int) -> bool:
-        return labelled < minimum_cell or 0 < everybody - labelled < minimum_cell
-
-    for outcome, count in known_of_all.items():
-        if unfit(total, count):
-            for cell in (
-                "",
-                *(f"{a}={level}" for a, sizes in attributes.items() for level in sizes),
-            ):
+    told: list[NDArray[np.bool_]] = [everybody]
+    beside: dict[str, list[NDArray[np.bool_]]] = {name: [everybody] for name in levels}
+    for outcome in sorted(known, key=lambda name: -int(known[name].sum())):
+        has = known[outcome]
+        if not _fits(has, told, everybody, minimum_cell):
+            for cell in members:
                 found.setdefault(cell, {})[outcome] = reason(minimum_cell)
             continue
-        for attribute, sizes in attributes.items():
-            labelled = known[outcome][attribute]
-            occupied = [level for level, count in sizes.items() if count]
-            told = [level for level in occupied if f"{attribute}={level}" not in withheld]
-            hidden = [level for level in occupied if level not in told]
-            rest = sum(sizes[level] - labelled[level] for level in hidden)
-            if rest or any(unfit(sizes[level], labelled[level]) for level in told):
-                for level in sizes:
-                    found.setdefault(f"{attribute}={level}", {})[outcome] = reason(minimum_cell)
+        told.append(has)
+        for attribute, cells in levels.items():
+            hidden = [members[cell] for cell in cells if cell in withheld]
+            open_ = [members[cell] for cell in cells if cell not in withheld]
+            whole = all(has[level].all() for level in hidden)
+            if whole and all(_fits(has, beside[attribute], one, minimum_cell) for one in open_):
+                beside[attribute].append(has)
+                continue
+            for cell in cells:
+                found.setdefault(cell, {})[outcome] = reason(minimum_cell)
     return found
+
+
+def _fits(
+    has: NDArray[np.bool_],
+    told: Sequence[NDArray[np.bool_]],
+    level: NDArray[np.bool_],
+    minimum_cell: int,
+) -> bool:
+    """Whether enough of a level have an outcome, and none or enough differ from what is told."""
+    if not level.any():
+        return True
+    inside = has[level]
+    counts = [int(inside.sum()), *(n for one in told for n in _differ(inside, one[level]))]
+    return counts[0] > 0 and not any(0 < n < minimum_cell for n in counts)
+
+
+def _differ(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[int, int]:
+    return int((first & ~second).sum()), int((second & ~first).sum())

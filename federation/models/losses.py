@@ -20,6 +20,6 @@ def patient_losses(study: Study) -> Callable[[Tensor, Tensor], Tensor]:
     task, section = study.task, study.training.loss
 
     def losses(logits: Tensor, labels: Tensor) -> Tensor:
-        return task.losses(logits, labels, section, task.weights(labels[:0], section))
+        return task.minimised(labels[:0], section)(logits, labels)
 
     return losses

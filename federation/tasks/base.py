@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     Scores = NDArray[np.float64]
     Labels = NDArray[np.float32]
+    Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 class Task(Section):
@@ -26,14 +28,12 @@ class Task(Section):
     is a label that is not known. Scores are risks in [0, 1], (patients,) or (patients, scores).
 
     Attributes:
-        metrics: what ``selection.metric`` may be; the first is the usual one.
-        lower_is_better: those of them of which the lowest is the best.
-        separable: whether a patient's loss is that patient's alone, as privacy needs it.
-        weighs: what ``training.loss`` may weigh; empty if nothing.
+        measured: what the task's models are measured by; the first is the usual one.
+        stand_in: a number that may stand where a label is not known, in a loss that is dropped.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("auroc", "auprc", "brier")
-    lower_is_better: ClassVar[tuple[str, ...]] = ("brier", "integrated_brier")
+    measured: ClassVar[tuple[str, ...]] = ("auroc", "auprc", "brier")
+    stand_in: ClassVar[float] = 0.0
 
     kind: str
     label: str = Field(min_length=1)
@@ -44,9 +44,36 @@ class Task(Section):
         raise NotImplementedError
 
     @property
+    def label_shape(self) -> tuple[int, ...]:
+        """The shape of one patient's label."""
+        return ()
+
+    @property
+    def score_shape(self) -> tuple[int, ...]:
+        """The shape of one patient's scores."""
+        return ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What ``selection.metric`` may be."""
+        return self.measured
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Whether the lowest value of a metric is the best."""
+        return metric.rpartition(".")[2] in ("brier", "integrated_brier")
+
+    @property
     def separable(self) -> bool:
-        """Whether a patient's loss is that patient's alone."""
+        """Whether a patient's loss is that patient's alone, as privacy needs it."""
         return True
+
+    @property
+    def apart(self) -> Mapping[str, slice]:
+        """Outcomes that may be known of a patient while others are not: their columns of labels.
+
+        Empty where a patient without one of them is none of the task's.
+        """
+        return {}
 
     @property
     def weighs(self) -> tuple[str, ...]:
@@ -69,6 +96,16 @@ class Task(Section):
     def weights(self, labels: Tensor, loss: LossSection) -> Tensor | None:
         """Return what the outcomes weigh, by the study or by a site's training labels."""
         return None
+
+    def minimised(self, labels: Tensor, loss: LossSection) -> Losses:
+        """Return what training minimises: logits and labels -> losses, (patients,).
+
+        Args:
+            labels: by which outcomes are weighed, where ``loss`` asks for that.
+            loss: ``training.loss``.
+        """
+        weights = self.weights(labels, loss)
+        return lambda logits, labels: self.losses(logits, labels, loss, weights)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return risks in [0, 1], as ``summarise`` takes them."""

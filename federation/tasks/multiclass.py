@@ -34,6 +34,11 @@ class MulticlassTask(Task):
         return len(self.classes)
 
     @property
+    def score_shape(self) -> tuple[int, ...]:
+        """A risk a class."""
+        return (len(self.classes),)
+
+    @property
     def weighs(self) -> tuple[str, ...]:
         """The classes."""
         return self.classes
@@ -64,7 +69,7 @@ class MulticlassTask(Task):
 
     def explains(self, summary: Summary) -> bool:
         """See `Task`."""
-        return isinstance(summary, OutcomesSummary) and summary.names <= set(self.classes)
+        return isinstance(summary, OutcomesSummary) and summary.names == set(self.classes)
 
     def probe_labels(self, patients: int) -> Tensor:
         """See `Task`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
@@ -44,6 +45,21 @@ class MultilabelTask(Task):
         return len(self.labels)
 
     @property
+    def label_shape(self) -> tuple[int, ...]:
+        """A label a finding."""
+        return (len(self.labels),)
+
+    @property
+    def score_shape(self) -> tuple[int, ...]:
+        """A risk a finding."""
+        return (len(self.labels),)
+
+    @property
+    def apart(self) -> Mapping[str, slice]:
+        """Each finding."""
+        return {name: slice(k, k + 1) for k, name in enumerate(self.labels)}
+
+    @property
     def weighs(self) -> tuple[str, ...]:
         """The findings."""
         return self.labels
@@ -78,7 +94,7 @@ class MultilabelTask(Task):
 
     def explains(self, summary: Summary) -> bool:
         """See `Task`."""
-        return isinstance(summary, OutcomesSummary) and summary.names <= set(self.labels)
+        return isinstance(summary, OutcomesSummary) and summary.names == set(self.labels)
 
     def probe_labels(self, patients: int) -> Tensor:
         """See `Task`; some are not known."""

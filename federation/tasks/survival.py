@@ -32,7 +32,9 @@ class SurvivalTask(Task):
     Breslow's likelihood of ties, Biometrics 1974.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("c_index", "integrated_brier")
+    measured: ClassVar[tuple[str, ...]] = ("c_index", "integrated_brier")
+    stand_in: ClassVar[float] = -1.0
+    """Days of nobody who was at risk when somebody had the outcome."""
 
     kind: Literal["survival"] = "survival"
     model: Literal["discrete", "cox"] = "discrete"
@@ -57,6 +59,16 @@ class SurvivalTask(Task):
     def outputs(self) -> int:
         """A logit an interval; of Cox's model one."""
         return 1 if self.model == "cox" else len(self.intervals)
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Days, and whether they end with the outcome."""
+        return (2,)
+
+    @property
+    def score_shape(self) -> tuple[int, ...]:
+        """A risk a horizon."""
+        return (len(self.told_at),)
 
     @property
     def separable(self) -> bool:

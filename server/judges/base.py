@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from federation.metrics.summaries import Summary
-from federation.study import Study
+from federation.study import EvaluationSection
+from federation.tasks import Task
 from server.scoring import Scored
 from server.site_evaluation import SiteEvaluation
 
@@ -21,8 +22,8 @@ BySite = Mapping[str, Sequence[SiteEvaluation[S]]]
 class Judge(ABC, Generic[S]):
     """Makes the entries of metrics.json and rounds.jsonl from summaries of one kind."""
 
-    def __init__(self, study: Study):
-        self.study = study
+    def __init__(self, task: Task, evaluation: EvaluationSection):
+        self.task, self.evaluation = task, evaluation
 
     @abstractmethod
     def headline(self, summaries: Sequence[S], own: bool = False) -> Headline:

@@ -30,10 +30,10 @@ class BinaryJudge(Judge[ScoreSummary]):
 
     def model(self, tested: Scored) -> Document:
         """See `Judge`."""
-        rule = self.study.evaluation.threshold
-        if self.study.evaluation.noise is not None:
+        rule = self.evaluation.threshold
+        if self.evaluation.noise is not None:
             return noised_model(tested.held_out, tested.tuning, rule)
-        section = self.study.evaluation.recalibration if tested.ours else None
+        section = self.evaluation.recalibration if tested.ours else None
         moved = recalibration(tested.tuning, section)
         threshold = common_threshold(moved.of(tested.tuning), rule)
         found = evaluate_model(moved.of(tested.held_out), threshold)
@@ -73,7 +73,7 @@ class BinaryJudge(Judge[ScoreSummary]):
         return f"The federated model has no AUROC: {reason}." if reason else ""
 
     def _of_each(self, tuning: BySite[ScoreSummary]) -> dict[str, Recalibration]:
-        section = self.study.evaluation.recalibration
+        section = self.evaluation.recalibration
         if section is None:
             return {}
         return {site: recalibration(seen, section) for site, seen in sorted(tuning.items())}
@@ -82,10 +82,10 @@ class BinaryJudge(Judge[ScoreSummary]):
         self, moved: Mapping[str, Recalibration], tuning: BySite[ScoreSummary]
     ) -> Operating:
         seen = {site: _moved(moved, site, sent) for site, sent in tuning.items()}
-        return thresholds_of(seen, self.study.evaluation.threshold)
+        return thresholds_of(seen, self.evaluation.threshold)
 
     def _told(self, models: Document, moved: Mapping[str, Recalibration]) -> Document:
-        section = self.study.evaluation.recalibration
+        section = self.evaluation.recalibration
         if section is None:
             return models
         sites = {site: dict(one.told) for site, one in moved.items()}

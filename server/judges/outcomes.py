@@ -5,19 +5,19 @@ Each outcome is judged as if it were the only one; beside them stand the means o
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from federation.metrics.intervals import wilson_interval
 from federation.metrics.outcomes import OutcomesSummary, add_agreements
 from federation.metrics.summary import ScoreSummary
-from federation.study import Study
-from federation.tasks import MulticlassTask
+from federation.study import EvaluationSection
+from federation.tasks import MulticlassTask, Task
 from server.cells import Cell
 from server.judges.base import BySite, Document, Headline, Judge
 from server.judges.binary import BinaryJudge
+from server.judges.joined import joined_cells, joined_marks, joined_tables, mean_of
 from server.scoring import Scored
 from server.site_evaluation import SiteEvaluation
 
@@ -29,13 +29,12 @@ OF_MODEL = ("threshold", "worst", "fairness", "between_sites", "recalibration")
 class OutcomesJudge(Judge[OutcomesSummary]):
     """See `Judge`."""
 
-    def __init__(self, study: Study):
-        super().__init__(study)
-        task = study.task
+    def __init__(self, task: Task, evaluation: EvaluationSection):
+        super().__init__(task, evaluation)
         classes = isinstance(task, MulticlassTask)
         self._key = "classes" if classes else "labels"
         self._names: tuple[str, ...] = task.weighs
-        self._each = BinaryJudge(study)
+        self._each = BinaryJudge(task, evaluation)
 
     def headline(self, summaries: Sequence[OutcomesSummary], own: bool = False) -> Headline:
         """The means over the outcomes."""
@@ -44,7 +43,7 @@ class OutcomesJudge(Judge[OutcomesSummary]):
             known = [one.outcomes[name] for one in summaries if name in one.outcomes]
             if known:
                 told.append(self._each.headline(known, own))
-        return {metric: _mean([one[metric] for one in told]) for metric in AVERAGED}
+        return {metric: mean_of([one[metric] for one in told]) for metric in AVERAGED}
 
     def model(self, tested: Scored) -> Document:
         """See `Judge`."""
@@ -83,7 +82,7 @@ class OutcomesJudge(Judge[OutcomesSummary]):
         models = self._joined({name: model for name, (model, _) in each.items()})
         _add_agreement(models, [e for s, there in tested.items() for e in there if e.site == s])
         crossed = {name: crossed for name, (_, crossed) in each.items()}
-        return models, _each_cell(crossed, self._cell)
+        return models, joined_cells(crossed, self._cell)
 
     def joining(
         self,
@@ -112,26 +111,18 @@ class OutcomesJudge(Judge[OutcomesSummary]):
 
     def _joined(self, each: Mapping[str, Document]) -> Document:
         """One entry of the entries of all outcomes."""
-        cells = {
-            part: _each_cell({name: model[part] for name, model in each.items()}, self._cell)
-            for part in ("overall", "sites", "subgroups", "site_subgroups")
-        }
         by_outcome = {
             name: {part: model[part] for part in OF_MODEL if part in model}
             for name, model in each.items()
         }
-        return {**cells, f"by_{'class' if self._key == 'classes' else 'label'}": by_outcome}
+        by = "by_class" if self._key == "classes" else "by_label"
+        return {**joined_tables(each, self._cell), by: by_outcome}
 
     def _cell(self, each: Mapping[str, Cell]) -> Cell:
         """The cells of all outcomes as one; withheld if all are, for one reason."""
-        reasons = {str(cell.get("suppressed", "")) for cell in each.values()}
-        first = next(iter(each.values()))
-        marks = {key: first[key] for key in ("averaged_over_sites",) if key in first}
-        excluded = sorted(set.intersection(*(set(c.get("excludes", ())) for c in each.values())))
-        if any("excludes" in cell for cell in each.values()):
-            marks["excludes"] = excluded
-        if len(reasons) == 1 and (reason := reasons.pop()):
-            return {"suppressed": reason, **marks}
+        marks = joined_marks(each)
+        if "suppressed" in marks:
+            return marks
         return {
             "n": max(cell.get("n", 0) for cell in each.values()),
             self._key: dict(each),
@@ -165,7 +156,7 @@ def macro(each: Mapping[str, Cell], metric: str) -> Cell:
     """The mean of a metric over the outcomes that have it."""
     values = {name: (cell.get(metric) or {}).get("value") for name, cell in each.items()}
     undefined = [name for name, value in values.items() if value is None]
-    mean = _mean(list(values.values()))
+    mean = mean_of(list(values.values()))
     return {
         "value": None if mean is None else round(mean, 6),
         "low": None,
@@ -176,32 +167,10 @@ def macro(each: Mapping[str, Cell], metric: str) -> Cell:
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
-
-
 def _of_each(
     by_site: BySite[OutcomesSummary], outcome: str
 ) -> dict[str, list[SiteEvaluation[ScoreSummary]]]:
     return {site: of(evaluations, outcome) for site, evaluations in by_site.items()}
-
-
-def _each_cell(each: Mapping[str, Any], join: Callable[[Mapping[str, Cell]], Cell]) -> Any:
-    """Join tables of cells of the same shape, by outcome, into one table of joined cells."""
-    first = next(iter(each.values()))
-    if _is_cell(first):
-        return join(each)
-    places = list(dict.fromkeys(place for one in each.values() for place in one))
-    return {
-        place: _each_cell({name: one[place] for name, one in each.items() if place in one}, join)
-        for place in places
-    }
-
-
-def _is_cell(found: Mapping[str, Any]) -> bool:
-    """Cells have their own words; tables of cells have names of sites and subgroups."""
-    return isinstance(found.get("suppressed"), str) or isinstance(found.get("n"), int)
 
 
 def _add_agreement(model: Document, sent: Sequence[SiteEvaluation[OutcomesSummary]]) -> None:

@@ -19,8 +19,8 @@ from federation.metrics.time_to_event import (
     integrated_brier,
     risk_at,
 )
-from federation.study import Study
-from federation.tasks import SurvivalTask
+from federation.study import EvaluationSection
+from federation.tasks import SurvivalTask, Task
 from server.cells import Cell, average
 from server.evaluator import ALL_WITHHELD, NOBODY_SENT
 from server.judges.base import BySite, Document, Headline, Judge
@@ -33,10 +33,10 @@ Sent = Sequence[SiteEvaluation[SurvivalSummary]]
 class SurvivalJudge(Judge[SurvivalSummary]):
     """See `Judge`; there is no threshold, and no decision at one."""
 
-    def __init__(self, study: Study):
-        super().__init__(study)
-        assert isinstance(study.task, SurvivalTask)
-        self._probabilities = study.task.model == "discrete"
+    def __init__(self, task: Task, evaluation: EvaluationSection):
+        super().__init__(task, evaluation)
+        assert isinstance(task, SurvivalTask)
+        self._probabilities = task.model == "discrete"
 
     def headline(self, summaries: Sequence[SurvivalSummary], own: bool = False) -> Headline:
         """See `Judge`."""

@@ -179,6 +179,15 @@ GLOSSARY: Mapping[str, str] = {
         "AUROC after each round on patients set aside to follow the training. The model may have "
         "been chosen by it, so judge the model by the held-out AUROC instead."
     ),
+    "c-index (tuning)": (
+        "c-index after each round on patients set aside to follow the training. The model may have "
+        "been chosen by it, so judge the model by the held-out c-index instead."
+    ),
+    "Mean of the tasks (tuning)": (
+        "The mean of each task's first metric, AUROC or c-index, after each round on patients set "
+        "aside to follow the training. The model may have been chosen by it, so judge each task "
+        "by its held-out figures instead."
+    ),
     "With the outcome": (
         "Held-out patients of the hospital who have the outcome, and their share. Where hospitals "
         "differ much, expect calibration to differ too."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from federation.pages.elements import Fact, Td
 from server.report.run_folder import Metric, RunFolder
+from server.report.several import runs_of_tasks
 from server.report.text import metric_text, subgroup_name, withheld
 
 Cell = Mapping[str, Any]
@@ -34,17 +36,24 @@ def hidden(head: Td, cell: Cell, columns: int) -> list[Td]:
     return [head, withheld(str(cell["suppressed"]), columns)]
 
 
+TITLES = {"binary": "AUROC", "survival": "c-index"}
+
+
 def other_facts(run: RunFolder) -> list[Fact]:
-    """The first figures: of all hospitals, and of the worst hospital and subgroup."""
-    model = main_model(run)
-    overall = model["overall"]
-    title = "c-index" if run.task == "survival" else "Mean AUROC of the outcomes"
-    if "suppressed" in overall:
-        return [Fact(f"{title}, all hospitals", "withheld", str(overall["suppressed"]))]
-    first = Metric.model_validate(_first(overall))
-    shown = metric_text(first)
-    interval = f"95% interval {shown.note}" if first.low is not None else shown.note
-    facts = [Fact(f"{title}, all hospitals", shown.text, interval)]
+    """The first figures: of all hospitals, and of the worst hospital and subgroup.
+
+    Of several tasks the first figure of each.
+    """
+    if each := runs_of_tasks(run):
+        labels = {name: str(one.study["task"]["label"]) for name, one in each.items()}
+        return [
+            replace(_of_all(one), name=f"{labels[name].replace('_', ' ')}: {_title(one)}")
+            for name, one in each.items()
+        ]
+    model, title = main_model(run), _title(run)
+    facts = [_of_all(run)]
+    if "suppressed" in model["overall"]:
+        return facts
     for name, cells in (("Worst hospital", "sites"), ("Worst subgroup", "subgroups")):
         values = {
             subgroup_name(key): value
@@ -57,6 +66,20 @@ def other_facts(run: RunFolder) -> list[Fact]:
     return facts
 
 
+def _title(run: RunFolder) -> str:
+    return TITLES.get(run.task, "Mean AUROC of the outcomes")
+
+
+def _of_all(run: RunFolder) -> Fact:
+    overall, title = main_model(run)["overall"], f"{_title(run)}, all hospitals"
+    if "suppressed" in overall:
+        return Fact(title, "withheld", str(overall["suppressed"]))
+    first = Metric.model_validate(_first(overall))
+    shown = metric_text(first)
+    return Fact(title, shown.text, f"95% interval {shown.note}" if first.low else shown.note)
+
+
 def _first(cell: Cell) -> dict[str, Any]:
-    found: dict[str, Any] = cell["c_index"] if "c_index" in cell else cell["macro"]["auroc"]
-    return found
+    if "c_index" in cell:
+        return dict(cell["c_index"])
+    return dict(cell.get("macro", cell)["auroc"])

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from federation.errors import UserError
+from federation.metrics.several import SeveralSummary
 from federation.metrics.summaries import read_summary
 from federation.metrics.summary import ScoreSummary
 
@@ -328,8 +329,9 @@ class RunFolder:
     """All that the report is made from.
 
     Args:
-        summaries: score summaries of the held-out split by model and site, whole sites only, and
-            of one yes-or-no outcome alone; of scores as the model gives them.
+        summaries: score summaries of the held-out split by task, model and site, whole sites
+            only, and of one yes-or-no outcome alone; of scores as the model gives them. A study of
+            one task has it under "".
         document: metrics.json as it is, for tasks that have more than one outcome.
         shifts: of simulated sites that were shifted.
     """
@@ -340,7 +342,7 @@ class RunFolder:
     metrics: Metrics
     document: dict[str, Any]
     rounds: list[Round]
-    summaries: dict[str, dict[str, ScoreSummary]]
+    summaries: dict[str, dict[str, dict[str, ScoreSummary]]]
     privacy: Privacy
     sites: dict[str, SiteData]
     warnings: list[str]
@@ -361,6 +363,11 @@ class RunFolder:
     def model(self) -> ModelMetrics:
         """The metrics of that model."""
         return self.metrics.models[self.main]
+
+    @property
+    def scores(self) -> dict[str, dict[str, ScoreSummary]]:
+        """The summaries of the one task, by model and site."""
+        return self.summaries.get("", {})
 
     @property
     def noised(self) -> bool:
@@ -460,18 +467,19 @@ class _Summaries(BaseModel):
     models: dict[str, _ModelSummaries]
 
 
-def _summaries(path: Path) -> dict[str, dict[str, ScoreSummary]]:
-    found: dict[str, dict[str, ScoreSummary]] = {}
+def _summaries(path: Path) -> dict[str, dict[str, dict[str, ScoreSummary]]]:
+    found: dict[str, dict[str, dict[str, ScoreSummary]]] = {}
     for model, entry in _read(path, _json, _Summaries).models.items():
-        found[model] = {}
         for site, sent in sorted(entry.sites.items()):
             if "" not in sent.cells:
                 continue  # withheld whole
             try:
                 summary = read_summary(sent.cells[""])
-                if isinstance(summary, ScoreSummary):
-                    found[model][site] = summary
             except ValueError as error:
                 field = f"models.{model}.sites.{site}.cells"
                 raise UserError(path, str(error), field=field, remedy=REMEDY) from None
+            each = summary.tasks if isinstance(summary, SeveralSummary) else {"": summary}
+            for task, one in each.items():
+                if isinstance(one, ScoreSummary):
+                    found.setdefault(task, {}).setdefault(model, {})[site] = one
     return found

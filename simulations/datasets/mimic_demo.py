@@ -54,7 +54,7 @@ def convert(source: Path, out: Path) -> ConversionReport:
     require_empty(out)
     given = meds.read_splits(source)
     counted = Counted()
-    labels, excluded = labels_by_rule(RULE, counted.of(source))
+    labels, without = labels_by_rule(RULE, counted.of(source))
     folder = out / SITE
     with written_to(folder):
         for name in [*shards, SPLITS, "metadata/codes.parquet", "metadata/dataset.json"]:
@@ -75,7 +75,10 @@ def convert(source: Path, out: Path) -> ConversionReport:
         rows=counted.events,
         patients=len(labels),
         positives=int((labels["label"] == 1).sum()),
-        excluded={**excluded, **_without_split(labels["subject_id"].tolist(), given)},
+        excluded={
+            **{reason: len(whom) for reason, whom in without.items()},
+            **_without_split(labels["subject_id"].tolist(), given),
+        },
         missing={},
         coded_missing={},
         duplicates=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clients.cohort import one_label_each
 from clients.label_values import value_columns
 from clients.labels import labels_of_file
+from clients.patient_labels import one_label_each
 from clients.site import Site
 from clients.sources import meds
 from clients.sources.schema import EVENT_COLUMNS
@@ -66,7 +65,7 @@ class SiteTables:
         values = value_columns(self.task)
         rows = self.labels.drop(columns="row")
         rows = rows[rows["subject_id"].isin(self.events["subject_id"].unique())]
-        found = one_label_each(rows, values, Counter(), Counter())
+        found = one_label_each(rows, values, {}, {})
         found = found[["subject_id", "prediction_time", *values]]
         return found.astype({"label": np.int64}) if values == ("label",) else found
 

@@ -129,13 +129,12 @@ def _announce(plan: Plan, todo: Sequence[Trial], folders: Mapping[str, Path], wo
 def _count_patients(sites: Path) -> tuple[int, int]:
     """Return the number of patients, and of sites."""
     files = find_sites(sites)
-    return sum(_count_labels(load_site(file).labels) for file in files), len(files)
+    found = (map(_count_labels, load_site(file).label_files.values()) for file in files)
+    return sum(max(counts, default=0) for counts in found), len(files)
 
 
-def _count_labels(file: Path | None) -> int:
+def _count_labels(file: Path) -> int:
     try:
-        if file is None:
-            return 0
         return int(pq.read_metadata(file).num_rows)
     except (OSError, ValueError):  # the trials say what is wrong with it
         return 0

@@ -46,7 +46,7 @@ def derived(rule, rows):
     table, excluded = labels_by_rule(rule, batches_of(rows))
     hours = (table["prediction_time"] - pd.Timestamp(START)) / pd.Timedelta(hours=1)
     found = dict(zip(table["subject_id"], zip(hours, table["label"], strict=True), strict=True))
-    return found, dict(excluded)
+    return found, {reason: len(subjects) for reason, subjects in excluded.items()}
 
 
 def is_one(code, prefixes):

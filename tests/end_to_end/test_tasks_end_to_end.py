@@ -10,6 +10,7 @@ from server.report.glossary import GLOSSARY
 from server.report.run_folder import read_run_folder
 from server.report.sections.outcomes import outcomes
 from server.report.sections.survival import survival
+from server.report.several import runs_of_tasks
 from simulations.consortium import synthesize
 from simulations.runner import simulate
 
@@ -18,6 +19,7 @@ KINDS = {
     "multiclass": "synthetic-severity.toml",
     "multilabel": "synthetic-findings.toml",
     "survival": "synthetic-survival.toml",
+    "several": "synthetic-several.toml",
 }
 CHANGES = (
     "training.rounds=2",
@@ -25,15 +27,38 @@ CHANGES = (
     'evaluation.subgroups=["sex"]',
     "split.fractions={train=0.4,tuning=0.2,held_out=0.4}",
 )
+FIRST = ("c_index", "auroc", "auroc")
+"""The first metrics of the tasks of ``synthetic-several.toml``, in the order of their names."""
 NAMES = {"Hospital", "Subgroup", "Model", "Outcome", "Days", "True class"}
 """Columns that are no metric."""
 
 
 def columns(run):
     """Return the columns of the tables that only other tasks than binary have."""
-    shown = [section(read_run_folder(run)) for section in (outcomes, survival)]
+    read = read_run_folder(run)
+    each = runs_of_tasks(read).values() or [read]
+    shown = [section(one) for one in each for section in (outcomes, survival)]
     tables = [table for section in shown if section is not None for table in section.tables]
     return {column for table in tables for column in table.columns}
+
+
+def check_several(study, metrics, rounds, page):
+    """Each task stands by itself: cells, thresholds, rounds, figures."""
+    federated = metrics["models"]["federated"]
+    death, deterioration, severity = (federated["overall"]["tasks"][n] for n in study.task.tasks)
+    assert {"c_index", "auroc_at"} < death.keys()
+    assert {"auroc", "at_threshold"} < deterioration.keys()
+    assert severity["classes"].keys() == set(study.task.tasks["severity"].classes)
+    assert deterioration["n"] > death["n"]  # not everybody has a label of each
+    assert federated["by_task"]["deterioration"]["threshold"]["value"] is not None
+    assert metrics["joining"]["tasks"]["death"]["sites"].keys() == set(federated["sites"])
+    for one in rounds:
+        told = one["metrics"]
+        firsts = [told[f"{n}.{m}"] for n, m in zip(study.task.tasks, FIRST, strict=True)]
+        mean = None if None in firsts else pytest.approx(sum(firsts) / 3)
+        assert told["mean"] == mean
+    assert page.count('id="death-') == 0
+    assert all(f'id="deterioration-{figure}"' in page for figure in ("forest", "roc"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +85,11 @@ def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
     page = (runs[0] / "report.html").read_text()
     names = study.task.weighs
     assert columns(runs[0]) > {"Patients"}
-    assert columns(runs[0]) - NAMES - set(names) <= set(GLOSSARY)
+    classes = {name.rpartition(".")[2] for name in names}
+    assert columns(runs[0]) - NAMES - classes <= set(GLOSSARY)
+    if kind == "several":
+        check_several(study, metrics, rounds, page)
+        return
     if kind == "survival":
         assert overall["c_index"]["low"] < overall["c_index"]["value"]
         assert [one["days"] for one in overall["auroc_at"]] == [90.0, 180.0, 360.0]

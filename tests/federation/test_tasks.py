@@ -17,6 +17,13 @@ SECTIONS = {
     "multiclass": {"classes": ["a", "b", "c"]},
     "multilabel": {"labels": ["x", "y"]},
     "survival": {"intervals": [10, 20, 40]},
+    "several": {
+        "tasks": {
+            "grade": {"kind": "multiclass", "label": "grade", "classes": ["a", "b", "c"]},
+            "sick": {"label": "sick"},
+            "time": {"kind": "survival", "label": "time", "intervals": [10, 20, 40]},
+        }
+    },
 }
 PLAIN = LossSection()
 
@@ -180,6 +187,20 @@ def test_cox_couples_patients_and_is_refused_under_privacy(make_study):
              "evaluation": {"existing_score": "SCORE"}},
             "one yes-or-no outcome",
         ),
+        ({"task": {"kind": "several", "tasks": {}}}, "at least 1"),
+        ({"task": {"kind": "several", "tasks": {"a": {"label": "x"}, "b": {"label": "x"}}}},
+         'two are of the label "x"'),
+        ({"task": {"kind": "several", "tasks": {"a": {"label": "x"}}, "loss_weights": {"b": 1}}},
+         'no task "b"; there is: a'),
+        ({"task": {"kind": "several", "tasks": {"a": {"label": "x"}}},
+          "selection": {"keep": "best"}}, "give one of mean, a.auroc"),
+        ({"task": {"kind": "several", "tasks": {"a": {"label": "x"}}},
+          "training": {"loss": {"class_weight": {"positive": 2.0}}}}, "it has: a.positive"),
+        ({"task": {"kind": "several", "tasks": {"a": {"kind": "several"}}}}, "not one of|tag"),
+        ({"task": {"kind": "several", "tasks": {"a": {"label": "x"}}},
+          "evaluation": {"noise": {"epsilon": 1.0}}}, "one yes-or-no outcome"),
+        ({"task": {"kind": "several", "tasks": {"a": {"label": "x"}}},
+          "strategy": {"screening": {"judge": "bern", "most_harm": 0.1}}}, "Brier score"),
         (
             {"task": {"kind": "survival", "intervals": [9, 10]}, "selection": {"keep": "best"}},
             "c_index, integrated_brier",

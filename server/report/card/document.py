@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from server.report.sections.outcomes import outcomes
 from server.report.sections.privacy import privacy_table
 from server.report.sections.subgroups import subgroups_table
 from server.report.sections.survival import survival
+from server.report.several import runs_of_tasks
 from server.report.text import METRICS, metric_text, shown
 
 HERE = Path(__file__).parent
@@ -123,6 +125,12 @@ def _answer(key: str, known: dict[str, str], given: dict[str, str]) -> dict[str,
 
 def _performance_tables(run: RunFolder) -> list[Table]:
     """The report's own tables of how well the model does."""
+    if each := runs_of_tasks(run):
+        return [
+            replace(table, caption=f"{name}: {table.caption}")
+            for name, one in each.items()
+            for table in _performance_tables(one)
+        ]
     model = run.model
     if run.task != "binary":
         shown = (outcomes(run), survival(run))

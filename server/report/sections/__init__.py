@@ -6,7 +6,7 @@ nothing for it. Every column of its tables has an entry in ``glossary.py``, or i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from federation.pages.elements import Section
 from server.report.run_folder import RunFolder
@@ -26,8 +26,11 @@ from server.report.sections.shifts import shifts
 from server.report.sections.subgroups import subgroups
 from server.report.sections.survival import survival
 from server.report.sections.training import training
+from server.report.several import runs_of_tasks, under_one_heading
 
-OF_ONE_OUTCOME: tuple[Callable[[RunFolder], Section | None], ...] = (
+Shown = Callable[[RunFolder], Section | None]
+
+OF_ONE_OUTCOME: tuple[Shown, ...] = (
     hospitals,
     subgroups,
     decisions,
@@ -38,9 +41,9 @@ OF_ONE_OUTCOME: tuple[Callable[[RunFolder], Section | None], ...] = (
 )
 """Of a single yes-or-no outcome."""
 
-OF_OTHER_TASKS: tuple[Callable[[RunFolder], Section | None], ...] = (outcomes, survival)
+OF_OTHER_TASKS: tuple[Shown, ...] = (outcomes, survival)
 
-OF_EVERY_RUN: tuple[Callable[[RunFolder], Section | None], ...] = (
+OF_EVERY_RUN: tuple[Shown, ...] = (
     training,
     participation,
     data,
@@ -55,6 +58,22 @@ SECTIONS = (*OF_ONE_OUTCOME, *OF_OTHER_TASKS, *OF_EVERY_RUN)
 
 
 def sections_of(run: RunFolder) -> list[Section]:
-    """What the report of a run shows, in order."""
-    first = OF_ONE_OUTCOME if run.task == "binary" else OF_OTHER_TASKS
-    return [one for section in (*first, *OF_EVERY_RUN) if (one := section(run)) is not None]
+    """What the report of a run shows, in order; of several tasks each in a section of its own."""
+    of_tasks = [
+        under_one_heading(name, _title(one), _measured(one))
+        for name, one in runs_of_tasks(run).items()
+    ]
+    return [*(of_tasks or _measured(run)), *_shown(OF_EVERY_RUN, run)]
+
+
+def _measured(run: RunFolder) -> list[Section]:
+    return _shown(OF_ONE_OUTCOME if run.task == "binary" else OF_OTHER_TASKS, run)
+
+
+def _shown(sections: Iterable[Shown], run: RunFolder) -> list[Section]:
+    return [one for section in sections if (one := section(run)) is not None]
+
+
+def _title(run: RunFolder) -> str:
+    label = str(run.study["task"]["label"]).replace("_", " ")
+    return f"{label[:1].upper()}{label[1:]}"

@@ -52,7 +52,7 @@ Summaries = Mapping[str, ScoreSummary]
 
 def curves(run: RunFolder) -> Section:
     """Four figures and one choice of whose curves they show."""
-    model, raw = run.model, run.summaries.get(run.main, {})
+    model, raw = run.model, run.scores.get(run.main, {})
     summaries = {site: one.recalibrated(_line(model)) for site, one in raw.items()}
     averaged = model.overall.averaged_over_sites
     usable = {site: one for site, one in summaries.items() if 0 < one.positives < one.n}

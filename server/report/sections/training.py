@@ -20,8 +20,11 @@ from server.report.run_folder import Round, RunFolder
 from server.report.text import ALL, plain, size
 from server.report.traces import of_all, of_site
 
+FOLLOWED = {"auroc": "AUROC", "c_index": "c-index", "mean": "Mean of the tasks"}
+"""What rounds are followed by; the first of these that was measured."""
+
 _UNTOLD = (
-    "What is missing here was not measured: AUROC by round only where the study asks for it "
+    "What is missing here was not measured: a metric by round only where the study asks for it "
     "(evaluation.every), the training loss never under differential privacy."
 )
 
@@ -33,8 +36,9 @@ def training(run: RunFolder) -> Section:
     parts: list[Part] = []
     figures: list[Figure] = []
     sites = sorted({site for one in run.rounds for site in one.site_metrics or {}})
-    if any((one.metrics or {}).get("auroc") is not None for one in run.rounds):
-        figures.append(learning_curve(run.rounds, sites))
+    followed = _followed(run.rounds)
+    if followed is not None:
+        figures.append(learning_curve(run.rounds, sites, followed))
         if sites:
             parts.append(Chooser("training-of", "Learning curve of", ALL, sites, ["learning"]))
     if any(one.loss is not None for one in run.rounds):
@@ -47,12 +51,22 @@ def training(run: RunFolder) -> Section:
     return Section("training", "Training", parts)
 
 
-def learning_curve(rounds: Sequence[Round], sites: Sequence[str]) -> Figure:
-    """AUROC on the tuning split by round, overall and by hospital."""
-    numbers = [one.round for one in rounds]
-    overall = [(one.metrics or {}).get("auroc") for one in rounds]
+def _followed(rounds: Sequence[Round]) -> str | None:
+    """The metric that rounds are followed by; None where none was measured."""
+    measured = (
+        name
+        for name in FOLLOWED
+        if any((one.metrics or {}).get(name) is not None for one in rounds)
+    )
+    return next(measured, None)
+
+
+def learning_curve(rounds: Sequence[Round], sites: Sequence[str], metric: str) -> Figure:
+    """A metric on the tuning split by round, overall and by hospital."""
+    what, numbers = FOLLOWED[metric], [one.round for one in rounds]
+    overall = [(one.metrics or {}).get(metric) for one in rounds]
     by_site = {
-        site: [_rounded(((one.site_metrics or {}).get(site) or {}).get("auroc")) for one in rounds]
+        site: [_rounded(((one.site_metrics or {}).get(site) or {}).get(metric)) for one in rounds]
         for site in sites
     }
     traces = [of_site(site, numbers, by_site[site], k, len(sites)) for k, site in enumerate(sites)]
@@ -65,10 +79,10 @@ def learning_curve(rounds: Sequence[Round], sites: Sequence[str]) -> Figure:
     ]
     return Figure(
         "learning",
-        "AUROC by round, tuning split",
-        f"AUROC on the tuning split over {len(rounds)} rounds, all hospitals {words}.",
-        {"data": traces, "layout": axes("Round", "AUROC (tuning)", height=440)},
-        Table("AUROC on the tuning split", ["Round", ALL, *sites], rows),
+        f"{what} by round, tuning split",
+        f"{what} on the tuning split over {len(rounds)} rounds, all hospitals {words}.",
+        {"data": traces, "layout": axes("Round", f"{what} (tuning)", height=440)},
+        Table(f"{what} on the tuning split", ["Round", ALL, *sites], rows),
     )
 
 
@@ -95,17 +109,17 @@ def loss_curve(rounds: Sequence[Round]) -> Figure:
 
 def rounds_table(rounds: Sequence[Round]) -> Table:
     """One row a round."""
-    rows = []
+    rows, metric = [], _followed(rounds) or "auroc"
     for one in rounds:
         sent = one.bytes or {}
         answered = Td(f"{len(one.answered)} of {len(one.asked)}")
         if one.outstanding is not None:
             asked = f"{len(one.asked)} asked, then {len(one.outstanding)} outstanding"
             answered = Td(str(len(one.answered)), asked)
-        cells = [plain(one.loss), plain((one.metrics or {}).get("auroc")), answered]
+        cells = [plain(one.loss), plain((one.metrics or {}).get(metric)), answered]
         traffic = [size(sent.get("sent")), size(sent.get("received"))]
         rows.append([Td(str(one.round)), *cells, plain(one.seconds, 1), *traffic])
-    columns = ["Round", "Training loss", "AUROC (tuning)", "Answered", "Seconds"]
+    columns = ["Round", "Training loss", f"{FOLLOWED[metric]} (tuning)", "Answered", "Seconds"]
     return Table("Rounds", [*columns, "Sent", "Received"], rows)
 
 

@@ -8,7 +8,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from federation.metrics.outcomes import Agreement, OutcomesSummary
-from federation.metrics.suppression import withheld_cells, withheld_outcomes
 from federation.tasks import MulticlassTask
 
 GRADES = MulticlassTask(label="grade", classes=("mild", "worse", "worst"))
@@ -72,54 +71,3 @@ def test_agreement_that_cannot_be_is_refused(change):
 def test_free_text_is_no_reason(reason):
     with pytest.raises(ValueError, match="reason"):
         OutcomesSummary.from_json({"outcomes": {}, "withheld": {"mild": reason}})
-
-
-ATTRIBUTES = {"sex": 2, "age_band": 4}
-
-
-@settings(max_examples=150)
-@given(
-    count=st.integers(10, 80),
-    missing=st.floats(0, 0.9),
-    seed=st.integers(0, 10_000),
-    minimum=st.integers(2, 10),
-)
-def test_nothing_told_of_two_findings_isolates_a_few_patients(count, missing, seed, minimum):
-    """Try each sum and difference of what is published of all patients and of two findings."""
-    rng = np.random.default_rng(seed)
-    levels = {name: rng.integers(0, many, count) for name, many in ATTRIBUTES.items()}
-    known = {"whole": np.ones(count, bool), "partly": rng.random(count) >= missing}
-    sizes = {
-        name: {str(k): int((values == k).sum()) for k in range(many)}
-        for (name, many), values in zip(ATTRIBUTES.items(), levels.values(), strict=True)
-    }
-    by_finding = {
-        finding: {
-            name: {str(k): int((known[finding] & (levels[name] == k)).sum()) for k in range(many)}
-            for name, many in ATTRIBUTES.items()
-        }
-        for finding in known
-    }
-    of_all = {finding: int(who.sum()) for finding, who in known.items()}
-    cells = withheld_cells(count, sizes, minimum)
-    assume("" not in cells)
-    held = withheld_outcomes(count, sizes, by_finding, of_all, cells, minimum)
-    assert "whole" not in {one for reasons in held.values() for one in reasons}
-    if "partly" in held.get("", {}):
-        return
-
-    def told(finding, name, k):
-        cell = f"{name}={k}"
-        return cell not in cells and finding not in held.get(cell, {})
-
-    for name, many in ATTRIBUTES.items():
-        published = [k for k in range(many) if told("partly", name, k)]
-        pieces = [[k] for k in published] + [[k for k in range(many) if k not in published]]
-        for piece in pieces:
-            everybody = sum(sizes[name][str(k)] for k in piece)
-            labelled = sum(by_finding["partly"][name][str(k)] for k in piece)
-            if piece == pieces[-1] and not published:
-                continue  # the attribute is withheld whole: the piece is the site
-            lacking = everybody - labelled
-            assert lacking == 0 or lacking >= minimum
-            assert labelled == 0 or labelled >= minimum
