@@ -86,7 +86,8 @@ def _columns(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _read(rows: Rows, subjects: SubjectIds, task: Task) -> pd.DataFrame:
-    names = read_words(rows.columns["subject_id"], ("",))
+    given = rows.columns["subject_id"]
+    names = read_words(given, ("",))
     no_nulls(Rows(rows.file, rows.first, {"subject_id": names}), "subject_id", "patient")
     times = read_times(rows.columns["prediction_time"], NO_VALUE)
     if times.bad.any():
@@ -95,7 +96,10 @@ def _read(rows: Rows, subjects: SubjectIds, task: Task) -> pd.DataFrame:
     values, contradictory = READERS[type(task)](task, rows.columns)
     return pd.DataFrame(
         {
-            "subject_id": subjects.of(names).to_numpy(),
+            # Numbers stay what they are, those of 19 digits too.
+            "subject_id": subjects.of(
+                given if pa.types.is_integer(given.type) else names
+            ).to_numpy(),
             "prediction_time": times.array().to_pandas(),
             **dict(zip(value_columns(task), values, strict=True)),
             "contradictory": contradictory,

@@ -114,7 +114,11 @@ class Plan:
             UserError: if one has none, with the reason.
         """
         if not isinstance(task, LABELS):
-            raise UserError(self.file, f'shifts are not made for task.kind = "{task.kind}"')
+            raise UserError(
+                self.file,
+                f'shifts are of one kind of label, and task.kind is "{task.kind}"',
+                remedy="Give a study of one of its tasks: its labels are then shifted alone.",
+            )
         for number, shift in enumerate(self.shifts, start=1):
             why = shift.kind.unfit(shift.section, task)
             if why:

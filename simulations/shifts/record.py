@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulations.shifts.measure import Summary, distances
+from simulations.shifts.measure import distances
 from simulations.shifts.plan import Plan
+from simulations.shifts.pools import Pool, pool, pools_of_others
+from simulations.shifts.summary import Summary
 
 RECORD = "shifts.json"
 
@@ -58,12 +60,17 @@ def write_record(folder: Path, plan: Plan, sites: Mapping[str, SiteRecord]) -> N
         {"number": number, **shift.section.model_dump(mode="json"), "effective": shift.strength}
         for number, shift in enumerate(plan.shifts, start=1)
     ]
+    names = sorted(sites)
+    moments = ([sites[name].before for name in names], [sites[name].after for name in names])
+    rest = zip(*map(pools_of_others, moments), strict=True)
     document = {
         "schema": "wardround.shifts/2",
         "seed": plan.seed,
         "strength": plan.strength,
         "shifts": shifts,
-        "sites": {name: _site(name, sites) for name in sorted(sites)},
+        "sites": {
+            name: _site(sites[name], *others) for name, others in zip(names, rest, strict=True)
+        },
     }
     text = json.dumps(document, indent=1, allow_nan=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
@@ -75,9 +82,7 @@ def copy_record(sites: Path, run: Path) -> None:
         shutil.copyfile(sites / RECORD, run / RECORD)
 
 
-def _site(name: str, sites: Mapping[str, SiteRecord]) -> dict[str, Any]:
-    one = sites[name]
-    others = [site for other, site in sites.items() if other != name]
+def _site(one: SiteRecord, others_before: Pool, others_after: Pool) -> dict[str, Any]:
     return {
         "shifts": [
             {
@@ -92,7 +97,7 @@ def _site(name: str, sites: Mapping[str, SiteRecord]) -> dict[str, Any]:
             for done in one.done
         ],
         "images": one.images,
-        "before": distances(one.before, [other.before for other in others]),
-        "after": distances(one.after, [other.after for other in others]),
-        "moved": distances(one.after, [one.before]),
+        "before": distances(one.before, others_before),
+        "after": distances(one.after, others_after),
+        "moved": distances(one.after, pool([one.before])),
     }

@@ -18,11 +18,13 @@ from clients.site import Site, find_sites, load_site
 from federation.errors import UserError
 from federation.study import Fractions
 from federation.tasks import Task
-from simulations.shifts.measure import Summary, share_of, summarise
+from simulations.shifts.as_meds import as_meds, is_meds
+from simulations.shifts.measure import share_of
 from simulations.shifts.outcomes import YES_OR_NO, untrainable
 from simulations.shifts.plan import Plan
 from simulations.shifts.record import Done, SiteRecord, write_record
-from simulations.shifts.site_folder import write_site
+from simulations.shifts.site_folder import LEFT, write_site
+from simulations.shifts.summary import Summary, summarise
 from simulations.shifts.tables import SiteTables, read_tables
 
 Progress = Callable[[str], None]
@@ -38,6 +40,7 @@ def reshape(
     """Write every site anew as the plan says, and ``out/shifts.json``.
 
     Equal sites and plans write equal bytes; where no shift acts, the files are those of the site.
+    What is not MEDS is written as MEDS, of which a study reads the same patients.
     Sites are read and written one after another. Nothing appears under ``out`` unless all went
     well.
 
@@ -59,8 +62,14 @@ def reshape(
     found = _named(sites)
     plan.check_sites(site.name for site in found.values())
     check_free(out, sites)
+    tell = progress or (lambda _: None)
     with staged(out) as folder:
-        records = apply_plan(found, plan, folder, progress or (lambda _: None), task)
+        drafts = folder.parent / f"{out.name}.meds"
+        for place, site in found.items():
+            if not is_meds(site):
+                found[place], left_out = as_meds(site, task, drafts / place)
+                tell(f"{site.name}: written as MEDS{f' ({left_out})' if left_out else ''}")
+        records = apply_plan(found, plan, folder, tell, task)
         write_record(folder, plan, records)
     return idle_shifts(records)
 
@@ -99,21 +108,19 @@ def apply_plan(
                 f'no subject has events and a label of task.kind = "{task.kind}"',
                 remedy="Labels of another kind are read as --study says.",
             )
+        original = (originals or {}).get(place)
+        as_it_was = before if original is None else read_tables(original, task)
         done = list((done_before or {}).get(site.name, ()))
         after, applied = _shifted(before, plan, names, {one.number for one in done})
         done = sorted([*done, *applied], key=lambda one: one.number)
         if done:
-            _check_usable(after, plan)
+            check_usable(as_it_was, after, plan)
         try:
             images = write_site(before, after, folder / place)
         except OSError as error:
             why = error.strerror or "unknown"
             raise UserError(folder / place, f"cannot be written: {why}") from None
-        original = (originals or {}).get(place)
-        first = summarise(before, site.images)
-        if original is not None:
-            first = summarise(read_tables(original, task), original.images)
-        last = first
+        first = last = summarise(as_it_was, (original or site).images)
         if original is not None or after is not before:
             last = summarise(after, load_site(folder / place).images)
         records[site.name] = SiteRecord(done, images, first, last)
@@ -125,13 +132,19 @@ def apply_plan(
 
 
 def idle_shifts(records: Mapping[str, SiteRecord]) -> list[str]:
-    """A line for each shift that did nothing where it should act, with the sites and the reason."""
+    """A line for each shift that did nothing where it should act, and for images left alone."""
     idle: dict[tuple[int, str, str], list[str]] = defaultdict(list)
     for name, record in sorted(records.items()):
         for one in record.done:
             if one.note:
                 idle[one.number, one.kind, one.note].append(name)
-    return [
+    images = [
+        f"{name}: {count} images {what}"
+        for name, record in sorted(records.items())
+        for what, count in record.images.items()
+        if what.startswith(LEFT)
+    ]
+    return images + [
         f"shift {number} ({kind}) did nothing at {', '.join(names)}: {note}"
         for (number, kind, note), names in sorted(idle.items())
     ]
@@ -230,20 +243,29 @@ def _shifted(
     return tables, done
 
 
-def _check_usable(tables: SiteTables, plan: Plan) -> None:
-    """Refuse a site on which nobody could train."""
+def check_usable(before: SiteTables, after: SiteTables, plan: Plan) -> None:
+    """Refuse shifts that leave a site on which nobody could train, and somebody could before.
+
+    Raises:
+        UserError: naming the site and what is left of it.
+    """
     remedy = "Lower the strength, or name other sites for the shift."
-    patients, name = tables.patients, tables.site.name
-    if patients.empty:
+    name = after.site.name
+    if after.patients.empty:
         raise UserError(plan.file, f"{name} would be left without any patient", remedy=remedy)
-    for what, rows in (("", np.ones(len(patients), bool)), (" in training", _training(tables))):
-        why = untrainable(tables, rows)
-        if why:
+    for what, among in (("", _everyone), (" in training", _training)):
+        rows = among(after)
+        why = untrainable(after, rows)
+        if why and not untrainable(before, among(before)):
             raise UserError(
                 plan.file,
                 f"{name} would be left with {int(rows.sum())} patients{what}, {why}",
                 remedy=remedy,
             )
+
+
+def _everyone(tables: SiteTables) -> NDArray[np.bool_]:
+    return np.ones(len(tables.patients), bool)
 
 
 def _training(tables: SiteTables) -> NDArray[np.bool_]:

@@ -26,6 +26,7 @@ from simulations.shifts.pixels import rewrite
 from simulations.shifts.tables import SiteTables, labels_file
 
 SPLITS = Path("metadata") / "subject_splits.parquet"
+LEFT = "left as it was"
 
 
 def write_site(before: SiteTables, after: SiteTables, folder: Path) -> dict[str, int]:
@@ -86,7 +87,7 @@ def _layout(site: Site) -> _Layout:
         "events": (data.events.path, "data/meds"),
         "labels": (str(data.labels), "data/labels.parquet"),
         "state": (site.settings.site.state, "state"),
-        "images": (data.images.path if data.images else "data/dicom", "data/dicom"),
+        "images": (data.images.path if data.images else "data/images", "data/images"),
     }
     places = {name: _below(path, instead) for name, (path, instead) in given.items()}
     return _Layout(
@@ -231,6 +232,8 @@ def _write_images(
     before: SiteTables, after: SiteTables, source: Path, target: Path
 ) -> Counter[str]:
     """Write the images whose event is still there, and those that no event ever told of."""
+    section = before.site.settings.data.images
+    kind = "dicom" if section is None else section.format
     told, stays = _paths(before.events), _paths(after.events)
     counts: Counter[str] = Counter()
     target.mkdir(parents=True, exist_ok=True)
@@ -244,8 +247,8 @@ def _write_images(
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         if after.looks and name in stays:
-            reason = rewrite(file, copy, after.looks, name)
-            counts[f"left as it was: {reason}" if reason else "rewritten"] += 1
+            reason = rewrite(file, copy, after.looks, name, kind)
+            counts[f"{LEFT}: {reason}" if reason else "rewritten"] += 1
             if not reason:
                 continue
         _link(file, copy)

@@ -21,7 +21,6 @@ from clients.site import Site
 from clients.sources import meds
 from clients.sources.schema import EVENT_COLUMNS
 from clients.sources.subjects import SubjectIds
-from federation.errors import UserError
 from federation.tasks import Task
 from simulations.shifts.looks import Look
 
@@ -164,17 +163,6 @@ def read_tables(site: Site, task: Task) -> SiteTables:
 
 
 def labels_file(site: Site) -> Path:
-    """Return the labels of a site whose tables can be written anew.
-
-    Raises:
-        UserError: if its events are not MEDS, or its labels no parquet file.
-    """
-    labels = site.labels
-    if site.settings.data.events.format != "meds" or labels is None or labels.suffix != ".parquet":
-        raise UserError(
-            site.file,
-            "shifts are applied to MEDS events with a parquet file of labels",
-            field="data",
-            remedy="Take a site that `wardround synthesize` or `wardround dataset` wrote so.",
-        )
-    return labels
+    """Return the labels of a MEDS site (``simulations.shifts.as_meds``)."""
+    assert site.labels is not None
+    return site.labels

@@ -26,10 +26,12 @@ from simulations.shifts.concept import Concept, _features
 from simulations.shifts.label_columns import with_labels
 from simulations.shifts.label_dirichlet import LabelDirichlet
 from simulations.shifts.label_noise import LabelNoise
-from simulations.shifts.measure import distances, summarise
+from simulations.shifts.measure import distances
+from simulations.shifts.pools import pool
 from simulations.shifts.prevalence import Prevalence
 from simulations.shifts.registry import KINDS
 from simulations.shifts.reshape import reshape
+from simulations.shifts.summary import summarise
 from simulations.shifts.synthetic import synthesize_shifted
 
 GRADES = MulticlassTask(label="x", classes=("low", "middle", "high", "highest"))
@@ -185,7 +187,7 @@ def test_shift_without_a_meaning_for_the_labels_is_refused_with_the_reason(make_
 
 def test_prevalence_is_measured_of_each_outcome_among_those_of_whom_it_is_known(make):
     one, other = make(FINDINGS), make(FINDINGS)
-    told = distances(summarise(one, None), [summarise(other, None)])
+    told = distances(summarise(one, None), pool([summarise(other, None)]))
     for name, column in zip(FINDINGS.labels, value_columns(FINDINGS), strict=True):
         label, theirs = one.patients[column], other.patients[column]
         found = told["outcomes"][name]

@@ -11,8 +11,10 @@ from scipy.stats import pearsonr, wasserstein_distance
 from clients.images.read import read_image
 from clients.site import load_site
 from federation.metrics.intervals import wilson_interval
-from simulations.shifts.measure import distances, summarise, total_variation
+from simulations.shifts.measure import distances, total_variation
 from simulations.shifts.outcomes import YES_OR_NO
+from simulations.shifts.pools import pool, pools_of_others
+from simulations.shifts.summary import summarise
 from simulations.shifts.tables import read_tables
 
 COUNTS = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 50), min_size=1)
@@ -35,7 +37,7 @@ def tables(consortium):
 @pytest.fixture(scope="module")
 def measured(tables):
     summaries = [summarise(one, one.site.images) for one in tables]
-    return distances(summaries[0], summaries[1:])
+    return distances(summaries[0], pool(summaries[1:]))
 
 
 def numbers(tables, code):
@@ -95,7 +97,7 @@ def test_image_grey_is_as_far_apart_as_scipy_says_of_all_pixels(tables, measured
 
 def test_site_is_at_no_distance_from_itself(tables):
     summary = summarise(tables[0], tables[0].site.images)
-    same = distances(summary, [summary])
+    same = distances(summary, pool([summary]))
     assert same["prevalence_gap"] == same["values"] == same["dependence"] == 0
     assert same["image_intensity"] == same["image_texture"] == 0
     assert set(same["total_variation"].values()) == {0}
@@ -103,6 +105,17 @@ def test_site_is_at_no_distance_from_itself(tables):
 
 def test_what_one_side_lacks_is_null(tables, tmp_path, write_site):
     other = read_tables(load_site(write_site(tmp_path / "other", 30)), YES_OR_NO)
-    measured = distances(summarise(tables[0], None), [summarise(other, None)])
+    measured = distances(summarise(tables[0], None), pool([summarise(other, None)]))
     assert measured["image_intensity"] is None
     assert set(measured["values_by_code"]) == {"LAB//CRP"}
+
+
+def test_pool_of_the_others_is_that_of_each_site_left_out(tables, tmp_path, write_site):
+    summaries = [summarise(one, one.site.images) for one in tables]
+    lone = read_tables(load_site(write_site(tmp_path / "lone", 30)), YES_OR_NO)
+    summaries.append(summarise(lone, None))  # without images, and with few codes
+    for place, others in enumerate(pools_of_others(summaries)):
+        left = [one for other, one in enumerate(summaries) if other != place]
+        site = summaries[place]
+        assert distances(site, others) == distances(site, pool(left))
+        assert others.outcomes == pool(left).outcomes

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from datetime import datetime, timedelta
+from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
@@ -18,8 +19,10 @@ from federation.study import SplitSection
 from federation.tasks import BinaryTask
 from federation.validation import read_toml
 from federation.vocabulary import AGE
+from simulations.shifts.outcomes import YES_OR_NO
 from simulations.shifts.registry import KINDS
-from simulations.shifts.reshape import reshape
+from simulations.shifts.reshape import check_usable, reshape
+from simulations.shifts.tables import read_tables
 
 ALL = [
     {"kind": "temporal", "of": {"kind": "covariate"}} if kind == "temporal" else {"kind": kind}
@@ -212,29 +215,27 @@ def test_shift_that_cannot_be_is_refused_and_nothing_appears(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shifts.toml", "sites"]
 
 
-def test_training_split_of_one_class_is_refused(tmp_path, write_site, make_plan):
-    for name in "ab":
-        splits = {s: "train" if s % 2 or name == "b" else "tuning" for s in range(1, 21)}
-        write_site(tmp_path / "sites" / name, 20, splits=splits)
-    with pytest.raises(UserError, match="a would be left with 10 patients in training, 0 of them"):
-        reshape(tmp_path / "sites", make_plan({"kind": "covariate"}), tmp_path / "out")
+def test_site_whose_training_split_loses_a_class_is_refused(tmp_path, write_site, make_plan):
+    plan = make_plan({"kind": "covariate"})
+    splits = {s: "train" if s % 2 or s < 6 else "tuning" for s in range(1, 21)}
+    for more in ({"splits": splits}, {"key": "7" * 64}):
+        site = load_site(write_site(tmp_path / f"sites-{len(more)}" / next(iter(more)), 20, **more))
+        before = read_tables(site, YES_OR_NO)
+        label, train = before.patients["label"].to_numpy(), trains(before)
+        assert 0 < label[train].sum() < train.sum()
+        after = before.keep(~(train & (label == 1)))
+        count = (train & (label == 0)).sum()
+        with pytest.raises(UserError, match=f"left with {count} patients in training, 0 of them"):
+            check_usable(before, after, plan)
+        check_usable(after, after, plan)  # it was so before
 
 
-def test_training_split_by_the_patient_key_is_checked_too(
-    tmp_path, write_site, make_plan, identified
-):
-    for name in "ab":
-        write_site(tmp_path / "sites" / name, 30, key="7" * 64)
-    trained = set(identified(tmp_path / "sites/a", hashed_training(tmp_path / "sites/a")))
-    labels = [(s, START + timedelta(days=400), s not in trained) for s in range(1, 31)]
-    write_site(tmp_path / "sites/a", 30, labels=labels, key="7" * 64)
-    with pytest.raises(UserError, match=f"{len(trained)} patients in training, 0 of them"):
-        reshape(tmp_path / "sites", make_plan({"kind": "covariate"}), tmp_path / "out")
-
-
-def hashed_training(folder):
-    patients = read_patients(load_site(folder), BinaryTask(label="x"), SplitSection())
-    return patients.subject_ids[patients.splits["train"]]
+def trains(tables):
+    split = SplitSection(by="given") if tables.splits else SplitSection()
+    patients = read_patients(tables.site, YES_OR_NO, split)
+    rows = np.zeros(len(patients), bool)
+    rows[patients.splits["train"]] = True
+    return rows
 
 
 def test_folder_in_use_or_among_the_sites_is_refused(sites, make_plan, tmp_path):
