@@ -130,6 +130,15 @@ def _server(consortium: Consortium, out: Path, renew: bool, done: Provisioned) -
                 f"it is not valid for {', '.join(lacking)}, which the consortium file names",
                 remedy=f"Run `wardround provision` with --renew {SERVER}.",
             )
+        port = read_toml(kit / SETTINGS).get("port")
+        if port != consortium.server.port:
+            raise UserError(
+                kit / SETTINGS,
+                f"the server's kit has the port {port}, and the consortium file "
+                f"{consortium.server.port}",
+                remedy=f"Run `wardround provision` with --renew {SERVER}, and let each site change "
+                "the address in its connection.toml.",
+            )
         done.kept.append(SERVER)
         return
     kit.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -64,7 +64,7 @@ def run_rounds(
         if why := course.selection.ended:
             result.stopped = f"after round {round_ - 1}: {why}"
             break
-        connected = task.nodes()
+        connected = task.enough()
         nodes = connected if task.only is not None else course.asked(connected, round_)
         found = course.train(nodes, round_)
         record = found.record
@@ -77,7 +77,7 @@ def run_rounds(
             reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(why.items()))
             result.lost_quorum = (
                 f"round {round_}: {arrived} of {len(record['asked'])} sites sent a usable update, "
-                f"{task.minimum} are needed ({reasons})"
+                f"{task.minimum} are needed{f' ({reasons})' if reasons else ''}"
             )
             result.refusals = [s for s, why in record["failed"].items() if why in REFUSALS]
             on_round(record, course.standing())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import ssl
 import sys
 import threading
@@ -49,10 +50,30 @@ def run_server(
         )
     tell(f"{kit.settings.consortium}: the server's certificate ends on {until:%Y-%m-%d}")
     with only_one(kit.state, "the server") as held:
+        _check_port(kit, host)
         home = kit.state / "flwr"
         home.mkdir(parents=True, exist_ok=True)
         programs = [_superlink(kit, host, home), _executor(kit, home)]
         supervise(programs, stop, tell, _Registrar(kit, tell).look, held)
+
+
+def _check_port(kit: Kit, host: str) -> None:
+    """Raise if nobody can listen there: Flower would be started again and again."""
+    port = kit.settings.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise UserError(
+            kit.folder / "server.toml",
+            f"the server cannot listen at {host}: {error.strerror}",
+            field=f"port {port}",
+            remedy="Stop what uses the port, or choose another in the consortium file; "
+            "--host chooses the address.",
+        ) from None
 
 
 def is_healthy(kit: Kit) -> bool:

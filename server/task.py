@@ -87,6 +87,16 @@ class Task:
         """Return the nodes to ask now."""
         return self.exchange.sites() if self.only is None else self.only
 
+    def enough(self) -> Mapping[str, int]:
+        """Return the nodes to ask now, once there are as many as a round needs.
+
+        A site that lost its connection, or was started again, is back within a minute or so; a
+        round waits for it at most as long as for its answer.
+        """
+        if self.only is not None:
+            return self.only
+        return self.exchange.wait_for_sites(self.minimum, self.deadline)
+
     @property
     def minimum(self) -> int:
         """Fewest updates of a round that counts."""

@@ -138,6 +138,12 @@ def test_a_changed_address_asks_for_a_new_certificate(out: Path) -> None:
         provision(Consortium.model_validate(document), out)
 
 
+def test_a_changed_port_is_not_passed_over(out: Path) -> None:
+    server = EXAMPLE.server.model_copy(update={"port": 9443})
+    with pytest.raises(UserError, match=r"server\.toml.*port 8443.*\n.*--renew server"):
+        provision(EXAMPLE.model_copy(update={"server": server}), out)
+
+
 def test_the_folder_of_another_consortium_is_refused(out: Path) -> None:
     document = EXAMPLE.model_dump()
     document["consortium"]["name"] = "others"

@@ -177,6 +177,27 @@ def test_site_that_disconnects_is_recorded_as_not_connected(sites, make_study):
     assert records[1]["failed"] == {"elm": "not connected"}
 
 
+def test_round_waits_for_a_site_that_is_away_for_a_moment(sites, make_study):
+    study = make_study(training={"rounds": 2}, strategy={"minimum_sites": 3})
+    away = {"cedar": 3}  # how often it is looked for in vain
+
+    class Blinking(TamperedGrid):
+        def get_nodes(self):
+            nodes = list(super().get_nodes())
+            if self.rounds == 0 or away["cedar"] == 0:
+                return nodes
+            away["cedar"] -= 1
+            return [node for node in nodes if node.name != "cedar"]
+
+    grid = Blinking(sites, lambda site, round_, message, reply: reply)
+    records = []
+    task = Task(Exchange(grid), study, agreed_vocabulary(study.modalities.ehr), measured=False)
+    result = run_rounds(task, on_round=lambda record, _: records.append(record))
+    assert result.lost_quorum == ""
+    assert away["cedar"] == 0
+    assert [record["answered"] for record in records] == [["ash", "birch", "cedar"]] * 2
+
+
 def test_two_nodes_of_one_name_are_not_asked(sites):
     """Flower lets two nodes register under one name; neither can be told to be the hospital."""
     grid = LocalGrid(sites)
