@@ -22,7 +22,7 @@ from clients.app import HANDLERS
 from clients.approvals import approval_of, audit_log
 from clients.audit_log import AuditLog, Entry
 from clients.outbound import TakesNoPart, guarded
-from clients.site import PolicySection, Site, load_site
+from clients.site import PolicySection, Site, open_site
 from federation.flower import MOST_BYTES
 from federation.messages import TRAIN, Instruction, Reply
 from federation.study import Study
@@ -99,7 +99,7 @@ def _pass(
     now: Callable[[], datetime],
 ) -> Question | Reply:
     """Return the question that is to be answered, or the answer that was given to it before."""
-    site = load_site(file)
+    site = open_site(file)
     log, kind = audit_log(site), message.metadata.message_type
     known = kind if kind in HANDLERS else "unknown"
     instruction = guarded(partial(_instruction, message.content, size))
@@ -188,7 +188,7 @@ def _instruction(records: RecordDict, size: int) -> Instruction:
 def _record_sent(
     message: Message, asked: str, reply: Message, file: Path, question: Question | None
 ) -> None:
-    site = load_site(file)
+    site = open_site(file)
     digest, size = digest_of(reply.content)
     told = Reply.from_records(reply.content, message.metadata.message_type)
     spent = getattr(told.body, "spent", None)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clients.approvals import audit_log
-from clients.site import Site, load_site
+from clients.site import Site, load_site, open_site
 from federation.errors import UserError
 from federation.flower import COMMANDS
 from federation.supervision import Program, only_one, scripts, supervise, variables
@@ -76,7 +76,7 @@ def is_healthy(site: Path) -> bool:
     Raises:
         UserError: if the site file cannot be used.
     """
-    at = load_site(site)
+    at = open_site(site)
     wanted = _node_config(at).encode()
     return any(wanted in arguments for arguments in _arguments_of_processes())
 

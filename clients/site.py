@@ -82,7 +82,7 @@ class SiteFile(Section):
 
 @dataclass(frozen=True)
 class Site:
-    """A site file with its paths resolved and known to exist."""
+    """A site file with its paths resolved; that the data are there is for ``load_site`` to check."""
 
     file: Path
     settings: SiteFile
@@ -142,26 +142,41 @@ def load_site(path: Path) -> Site:
     Raises:
         UserError: naming the file, the field and what was looked for.
     """
+    site = open_site(path)
+    data = site.settings.data
+    _check_there(site.file, "data.events.path", data.events.path, "the events")
+    if data.images is not None:
+        files = IMAGE_FILES[data.images.format]
+        _check_there(site.file, "data.images.path", data.images.path, files)
+    if data.notes is not None and data.notes.path is not None:
+        _check_there(site.file, "data.notes.path", data.notes.path, "the note files")
+    for field, given in _label_files(data):
+        _check_there(site.file, field, given, "the labels", folder=False)
+    return site
+
+
+def open_site(path: Path) -> Site:
+    """Read a site file, without a look at the data: they may be on a disk that is away.
+
+    Args:
+        path: ``site.toml``, or the folder that holds it.
+
+    Raises:
+        UserError: naming the file and the field.
+    """
     holds_it = path.is_dir() and path.name != "site.toml"
     file = (path / "site.toml" if holds_it else path).absolute()
     settings = validate(SiteFile, read_toml(file), file)
-    data = settings.data
-    images = data.images
+    data, folder = settings.data, file.parent
+    notes = None if data.notes is None else data.notes.path
     return Site(
         file=file,
         settings=settings,
-        events=_existing(file, "data.events.path", data.events.path, "the events"),
-        images=None
-        if images is None
-        else _existing(file, "data.images.path", images.path, IMAGE_FILES[images.format]),
-        notes=None
-        if data.notes is None or data.notes.path is None
-        else _existing(file, "data.notes.path", data.notes.path, "the note files"),
-        label_files={
-            field: _existing(file, field, given, "the labels", folder=False)
-            for field, given in _label_files(data)
-        },
-        state=file.parent / settings.site.state,
+        events=folder / data.events.path,
+        images=None if data.images is None else folder / data.images.path,
+        notes=None if notes is None else folder / notes,
+        label_files={field: folder / given for field, given in _label_files(data)},
+        state=folder / settings.site.state,
     )
 
 
@@ -207,7 +222,7 @@ def _draw_key(path: Path) -> None:
     draft.unlink(missing_ok=True)
 
 
-def _existing(file: Path, field: str, given: str, what: str, folder: bool = True) -> Path:
+def _check_there(file: Path, field: str, given: str, what: str, folder: bool = True) -> None:
     path = file.parent / given
     if folder and not path.is_dir():
         raise UserError(
@@ -223,4 +238,3 @@ def _existing(file: Path, field: str, given: str, what: str, folder: bool = True
             field=field,
             remedy=f"Give the file that holds {what}.",
         )
-    return path

@@ -28,11 +28,11 @@ def approve(
     """Show what a study would do here, and record a person's approval of exactly that study."""
     from clients import approvals
     from clients.app import check_policy
-    from clients.site import load_site
+    from clients.site import open_site
     from federation.errors import Refused
     from federation.study import load_study
 
-    at, wanted = load_site(site), load_study(study)
+    at, wanted = open_site(site), load_study(study)
     if withdraw:
         approvals.withdraw(wanted, at)
         print(f"{wanted.study.name}: approved no more at {at.name}")
@@ -52,9 +52,9 @@ def log(
 ) -> None:
     """Show a site's audit log: what came in, what left, what was approved and refused."""
     from clients.approvals import audit_log
-    from clients.site import load_site
+    from clients.site import open_site
 
-    at = load_site(site)
+    at = open_site(site)
     audit = audit_log(at)
     length, head = audit.verify()
     if as_json:

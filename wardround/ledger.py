@@ -44,13 +44,13 @@ def ledger(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Verify a site's ledger and recompute the privacy spent on its patients."""
-    from clients.site import load_site
+    from clients.site import open_site
     from federation.errors import UserError
 
     if delta is not None and not 0 < delta < 1:
         raise UserError("--delta", f"{delta:g} is not between 0 and 1")
     is_file = site.suffix == ".sqlite" and not (site / "site.toml").exists()
-    of = None if is_file else load_site(site)
+    of = None if is_file else open_site(site)
     opened = _open(of, site)
     entries = opened.entries() if opened else []
     told: dict[str, Any] = {

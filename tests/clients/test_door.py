@@ -10,7 +10,7 @@ from asking import AtTheDoor, instruction_for
 from clients import approvals
 from clients.approvals import audit_log
 from clients.door import answer_at_the_door
-from clients.site import load_site
+from clients.site import load_site, open_site
 from clients.workbench import Workbench
 from federation.messages import DESCRIBE, EVALUATE, TRAIN, Instruction, Reply
 
@@ -149,6 +149,17 @@ def test_a_site_takes_part_at_its_hours(folder, make_study):
     for hour, status in ((5, "ok"), (6, CLOSED), (12, CLOSED), (19, "ok")):
         asked = AtTheDoor(folder, now=lambda hour=hour: datetime(2026, 3, 1, hour))
         assert asked.ask(DESCRIBE, instruction_for(study)).status == status
+
+
+def test_messages_are_recorded_while_the_data_are_away(folder, make_study):
+    study = make_study("ehr")
+    approvals.approve(study, load_site(folder))
+    (folder / "meds").rename(folder / "away")
+    reply = AtTheDoor(folder).ask(DESCRIBE, instruction_for(study))
+    assert reply == Reply("the site's files need attention")
+    log = audit_log(open_site(folder)).entries()
+    assert [entry.event for entry in log] == ["begun", "approved", "received", "sent"]
+    assert log[-1].told["status"] == reply.status
 
 
 def test_what_cannot_be_recorded_does_not_leave(folder, make_study):
