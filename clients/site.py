@@ -82,7 +82,7 @@ class SiteFile(Section):
 
 @dataclass(frozen=True)
 class Site:
-    """A site file with its paths resolved; that the data are there is for ``load_site`` to check."""
+    """A site file with its paths resolved; ``load_site`` checks that the data are there."""
 
     file: Path
     settings: SiteFile
