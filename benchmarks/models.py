@@ -5,8 +5,9 @@
 Parts: ``synthetic`` (each fusion beside single modalities, the best possible, pooled patients, and
 with half of the images gone), ``eicu`` (mortality by hospital group, out of fold), ``pneumonia``
 (ten sites with label and scanner shift), ``hannover`` (image, laboratory values, both),
-``recalibration`` (overconfident models before and after). The figures of the first four are of raw
-scores, so that no binning stands between models that are compared.
+``recalibration`` (overconfident models before and after), ``several`` (three tasks on one trunk
+beside each of them alone). The figures of the first four are of raw scores, so that no binning
+stands between models that are compared.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import models_eicu
 import models_hannover
 import models_pneumonia
 import models_recalibration
+import models_several
 import models_synthetic
 from reporting import parser, publish
 
@@ -31,6 +33,7 @@ PARTS = {
     "pneumonia": models_pneumonia.measure,
     "hannover": models_hannover.measure,
     "recalibration": models_recalibration.measure,
+    "several": models_several.measure,
 }
 
 

@@ -6,6 +6,7 @@ they differ. So labels are left out until nobody is alone in that.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from federation.metrics.suppression import apart_enough, withheld_outcomes
 from federation.tasks import Task
+
+logger = logging.getLogger("wardround.site")
 
 Labels = NDArray[np.float32]
 Members = Mapping[str, NDArray[np.bool_]]
@@ -29,15 +32,18 @@ def taught_labels(labels: Labels, train: NDArray[np.int64], task: Task, minimum:
         task: the study's.
         minimum: the site's ``minimum_cell``.
     """
-    few = [
-        columns
-        for columns in task.apart.values()
+    few = {
+        name: columns
+        for name, columns in task.apart.items()
         if 0 < int(_known(labels[train], columns).sum()) < minimum
-    ]
+    }
     if not few:
         return labels
+    logger.warning(
+        "not trained, for fewer than %d training patients have a label: %s", minimum, ", ".join(few)
+    )
     labels = labels.copy()
-    for columns in few:
+    for columns in few.values():
         _wide(labels)[train, columns] = np.nan
     return labels
 

@@ -124,6 +124,8 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str
     named: Any = None
     """What stands under a name that the user gives."""
     for part in location:
+        if part == "[key]":  # of a name that the user gives, which stands before it
+            continue
         if part in kinds:
             current, kinds, named = _meant(kinds[str(part)])
             continue

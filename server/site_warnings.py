@@ -11,6 +11,7 @@ from federation.validation import listed
 HARMLESS = (
     "events after the prediction time, not used",
     "later prediction times, not used",
+    "no label of some of the tasks, used for the others",
     "event: cut at the study's max_events",
     "note: cut at the study's max_tokens",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.errors import UserError
 from server.report.run_folder import Cell, Metric, RunFolder, read_run_folder
+from server.report.several import runs_of_tasks
 from server.report.spending import reported
 from server.report.text import METRICS, flattened, shown
 
@@ -98,7 +99,8 @@ def measured(run: RunFolder) -> Iterator[Measured]:
     """Every metric: of each round, and at the end of the held-out patients.
 
     Names are paths: ``round/auroc``, ``round/site/bern/loss``, ``held_out/auroc``,
-    ``held_out/site/bern/auroc_low``, ``held_out/subgroup/sex=female/auroc``, ``epsilon/bern``.
+    ``held_out/site/bern/auroc_low``, ``held_out/subgroup/sex=female/auroc``, ``epsilon/bern``. Of
+    several tasks ``held_out/task/died/auroc``, and so on.
     """
     for one in run.rounds:
         numbers = {"loss": one.loss, "seconds": one.seconds, **(one.metrics or {})}
@@ -107,11 +109,9 @@ def measured(run: RunFolder) -> Iterator[Measured]:
         for site, metrics in (one.site_metrics or {}).items():
             yield from _numbers(f"round/site/{site}", metrics, one.round)
     last = run.rounds[-1].round if run.rounds else 0
-    yield from _cell("held_out", run.model.overall, last)
-    for site, cell in run.model.sites.items():
-        yield from _cell(f"held_out/site/{site}", cell, last)
-    for name, cell in run.model.subgroups.items():
-        yield from _cell(f"held_out/subgroup/{name}", cell, last)
+    for task, one_task in runs_of_tasks(run).items():
+        yield from _held_out(f"held_out/task/{task}", one_task, last)
+    yield from _held_out("held_out", run, last)
     for site, spent in run.privacy.sites.items():
         yield from _numbers("epsilon", {site: reported(spent)[1]}, last)
 
@@ -137,6 +137,14 @@ def _log(client: MlflowClient, run: RunFolder) -> str:
             client.log_artifact(made, str(run.path / name))
     client.set_terminated(made)
     return str(made)
+
+
+def _held_out(prefix: str, run: RunFolder, step: int) -> Iterator[Measured]:
+    yield from _cell(prefix, run.model.overall, step)
+    for site, cell in run.model.sites.items():
+        yield from _cell(f"{prefix}/site/{site}", cell, step)
+    for name, cell in run.model.subgroups.items():
+        yield from _cell(f"{prefix}/subgroup/{name}", cell, step)
 
 
 def _cell(prefix: str, cell: Cell, step: int) -> Iterator[Measured]:

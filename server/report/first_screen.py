@@ -20,7 +20,7 @@ _OWN_MODELS = (
 
 def lead(run: RunFolder) -> str:
     """What was trained, where, and on whom, in a sentence or two."""
-    label = str(run.study.get("task", {}).get("label", "the outcome")).replace("_", " ")
+    label = _listed([str(name).replace("_", " ") for name in outcomes_of(run)])
     strategy = run.study.get("strategy", {}).get("name", "strategy not recorded")
     modalities = [MODALITIES.get(name, name) for name in sorted(run.study.get("modalities", {}))]
     patients = patients_by_split(run)
@@ -40,8 +40,15 @@ def lead(run: RunFolder) -> str:
     )
 
 
-def _listed(modalities: Sequence[str]) -> str:
-    *others, last = modalities or ["patient data"]
+def outcomes_of(run: RunFolder) -> list[str]:
+    """What the study calls the outcome, or each of several."""
+    task = run.study.get("task", {})
+    each = task.get("tasks", {}).values() or [task]
+    return [str(one.get("label", "the outcome")) for one in each]
+
+
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words or ["patient data"]
     return f"{', '.join(others)} and {last}" if others else last
 
 

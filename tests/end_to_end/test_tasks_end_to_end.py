@@ -11,6 +11,7 @@ from server.report.run_folder import read_run_folder
 from server.report.sections.outcomes import outcomes
 from server.report.sections.survival import survival
 from server.report.several import runs_of_tasks
+from server.tracking import measured
 from simulations.consortium import synthesize
 from simulations.runner import simulate
 
@@ -57,6 +58,7 @@ def check_several(study, metrics, rounds, page):
         firsts = [told[f"{n}.{m}"] for n, m in zip(study.task.tasks, FIRST, strict=True)]
         mean = None if None in firsts else pytest.approx(sum(firsts) / 3)
         assert told["mean"] == mean
+    assert "predicts death, deterioration and severity from" in page
     assert page.count('id="death-') == 0
     assert all(f'id="deterioration-{figure}"' in page for figure in ("forest", "roc"))
 
@@ -89,6 +91,8 @@ def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
     assert columns(runs[0]) - NAMES - classes <= set(GLOSSARY)
     if kind == "several":
         check_several(study, metrics, rounds, page)
+        logged = {name for name, _, _ in measured(read_run_folder(runs[0]))}
+        assert {"held_out/task/deterioration/auroc", "round/deterioration.auroc"} < logged
         return
     if kind == "survival":
         assert overall["c_index"]["low"] < overall["c_index"]["value"]

@@ -50,6 +50,19 @@ def patients(file):
     return read_patients(load_site(file), BinaryTask(label="sick"), SplitSection())
 
 
+def test_labels_of_several_names_are_all_there(site, tmp_path):
+    before, labels = fingerprint(str(site)), (site.parent / "labels.parquet").read_bytes()
+    for name in ("sick", "worse"):
+        (site.parent / f"{name}.parquet").write_bytes(labels)
+    change(site, data={"labels": {"sick": "sick.parquet", "worse": "worse.parquet"}})
+    assert fingerprint(str(site)) != before
+    copy = unpack(packed(str(site)), tmp_path / "there" / "100")
+    found = load_site(shipping.Path(copy)).label_files
+    assert set(found) == {"data.labels.sick", "data.labels.worse"}
+    assert all(file.read_bytes() == labels for file in found.values())
+    assert (patients(site).labels == patients(shipping.Path(copy)).labels).all()
+
+
 def test_copy_has_the_same_patients_in_the_same_splits(site, tmp_path):
     copy = unpack(packed(str(site)), tmp_path / "there" / "100")
     here, there = patients(site), patients(shipping.Path(copy))
