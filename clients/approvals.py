@@ -37,9 +37,11 @@ def approve(study: Study, site: Site) -> None:
     """Record that a person approves a study.
 
     Raises:
-        UserError: if it cannot be recorded.
+        UserError: if it cannot be recorded, or the log was changed: nothing in it is valid then.
     """
-    audit_log(site).append("approved", **_covered(study))
+    log = audit_log(site)
+    log.append("approved", **_covered(study))
+    log.verify()
 
 
 def withdraw(study: Study, site: Site) -> None:

@@ -39,10 +39,14 @@ def _see_bundle(content: bytes, *_: Any, **__: Any) -> None:
 
 
 def _loader(*_: Any, **__: Any) -> Callable[..., Callable[[Message, Context], Message]]:
-    from clients.app import app
-    from clients.door import answer_at_the_door
+    try:
+        from clients.app import app
+        from clients.door import answer_at_the_door
 
-    expected = _seen == [bundle_digest()]
+        expected = _seen == [bundle_digest()]
+    except Exception:
+        logging.getLogger("wardround.site").exception("the site failed")
+        raise RuntimeError("the site failed") from None  # Flower sends the text of what is raised
 
     def load(*_: Any, **__: Any) -> Callable[[Message, Context], Message]:
         return partial(answer_at_the_door, app=app, expected_bundle=expected)

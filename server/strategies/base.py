@@ -21,6 +21,8 @@ State = dict[str, NDArray[np.float64]]
 
 LEAST_FACTOR = 1e-3
 """No site counts for less than this share of the one that counts most."""
+LEAST_VARIANCE = 1e-30
+"""A smaller one is taken for this: its inverse is still a number."""
 VARIANCE = "variance:"
 
 
@@ -70,7 +72,7 @@ class Rule:
         """Remember what the sites said, for the rounds that follow."""
         for site, body in told.items():
             if body.gradient_variance:
-                self._variances[site] = body.gradient_variance
+                self._variances[site] = max(body.gradient_variance, LEAST_VARIANCE)
 
     @property
     def control(self) -> Vector | None:

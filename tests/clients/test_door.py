@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from asking import AtTheDoor, instruction_for
 
-from clients import approvals
+from clients import approvals, door
 from clients.approvals import audit_log
 from clients.door import answer_at_the_door
 from clients.site import load_site, open_site
 from clients.workbench import Workbench
+from federation.errors import UserError
 from federation.messages import DESCRIBE, EVALUATE, TRAIN, Instruction, Reply
 
 UNAPPROVED = "the study is not approved at the site"
@@ -109,6 +110,8 @@ def test_a_log_that_was_changed_approves_nothing(folder, make_study):
     lines = log.read_text().splitlines(keepends=True)
     lines[1] = lines[1].replace('"by":', '"By":')
     log.write_text("".join(lines))
+    with pytest.raises(UserError, match="the chain is broken"):
+        approvals.approve(study, at)
     status = AtTheDoor(folder).ask(DESCRIBE, instruction_for(study)).status
     assert status == "the site's files need attention"
 
@@ -149,6 +152,15 @@ def test_a_site_takes_part_at_its_hours(folder, make_study):
     for hour, status in ((5, "ok"), (6, CLOSED), (12, CLOSED), (19, "ok")):
         asked = AtTheDoor(folder, now=lambda hour=hour: datetime(2026, 3, 1, hour))
         assert asked.ask(DESCRIBE, instruction_for(study)).status == status
+
+
+def test_a_message_above_the_largest_is_not_looked_at(folder, make_study, monkeypatch):
+    study = make_study("ehr")
+    approvals.approve(study, load_site(folder))
+    monkeypatch.setattr(door, "MOST_BYTES", 1000)
+    reply = AtTheDoor(folder).ask(TRAIN, instruction_for(study))
+    assert reply == Reply(OTHER_VERSION)
+    assert events(folder)[-3:] == ["received", "refused", "sent"]
 
 
 def test_messages_are_recorded_while_the_data_are_away(folder, make_study):

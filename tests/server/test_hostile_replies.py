@@ -109,6 +109,19 @@ def test_an_answer_to_a_message_of_an_earlier_round_is_nobody_s(make_study, mode
     assert record["failed"] == {"birch": "no reply before the deadline"}
 
 
+@pytest.mark.parametrize("patients", [10**9, -1, 0.5, "many"])
+def test_a_billion_patients_are_not_believed(make_study, model, patients):
+    def birch(message, sent, size):
+        reply = honest(message, size)
+        told = json.loads(reply.content["reply"]["body"])
+        reply.content["reply"]["body"] = json.dumps({**told, "patients": {"ehr": patients}})
+        return [reply]
+
+    record, mean = train(make_study, model, birch)
+    assert record["failed"] == {"birch": UNREADABLE}
+    np.testing.assert_allclose(mean, 0.01, atol=1e-3)
+
+
 CRAFTED = {
     "a vast top_k": (
         {

@@ -255,3 +255,15 @@ def test_a_hospital_of_a_hundred_thousand_patients_can_train_with_fednova():
     patients = dict.fromkeys(("ehr", "image", "fusion"), 100_000)
     body = TrainBody(loss=1.0, steps=10 * 100_000 // 32, patients=patients)
     assert total.take(Reply("ok", body, update=np.full(6, 0.1, np.float32)), "ash") == ""
+
+
+def test_a_variance_next_to_nothing_makes_no_site_s_factor_nonsense():
+    strategy = strategy_of("fedavg", weighting="inverse_variance")
+    rule = rule_of(strategy, Layout.of(strategy, PARTS))
+    told = {
+        site: TrainBody(loss=0.5, steps=1, patients={}, gradient_variance=variance)
+        for site, variance in (("honest", 0.01), ("odd", 5e-324))
+    }
+    rule.note(told)
+    factors = rule.factors(["honest", "odd", "unheard"])
+    assert all(0 < factor <= 1 for factor in factors.values())
