@@ -90,7 +90,11 @@ def simulate(
         for path in others
         if not (path / "site.toml").exists()
     ]
-    given, grid = grid, grid or _grid(files, count, ray_address, together)
+    try:
+        given, grid = grid, grid or _grid(files, count, ray_address, together)
+    except UserError:
+        folder.leave_nothing()
+        raise
     try:
         grid.use_ledgers(None if site_ledgers else folder.path / LEDGERS)
         grid.use_memories(folder.path / MEMORIES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,22 @@ from simulations.sweeps.folder import write_json
 from simulations.sweeps.results import Mean, Results, Row, Summary
 from simulations.sweeps.settings import shown_value
 
+Named = Callable[[str], str]
+
 
 def write_results(results: Results, out: Path) -> None:
     """Write results.csv, summary.csv and results.json."""
-    documents = [_row_document(row) for row in results.rows]
+    documents = [_row_document(row, results.column) for row in results.rows]
     keys = list(results.plan.grid)
     told = ["seed", "status", "reason", "seconds", "worst_site", "worst_subgroup"]
-    _write_csv(out / "results.csv", ["trial", *keys, *told, *results.names], documents)
-    summaries = [_summary_document(one) for one in results.summaries]
-    columns = [c for n in results.names for c in _columns(n)]
+    named = map(results.column, results.names)
+    _write_csv(out / "results.csv", ["trial", *keys, *told, *named], documents)
+    summaries = [_summary_document(one, results.column) for one in results.summaries]
+    columns = [c for n in results.names for c in _columns(results.column(n))]
     _write_csv(
         out / "summary.csv",
         ["setting", *keys, "seeds", "failed", "reference", *columns],
-        [_wide(one) for one in results.summaries],
+        [_wide(one, results.column) for one in results.summaries],
     )
     write_json(
         out / "results.json",
@@ -39,7 +42,7 @@ def write_results(results: Results, out: Path) -> None:
     )
 
 
-def _row_document(row: Row) -> dict[str, Any]:
+def _row_document(row: Row, named: Named) -> dict[str, Any]:
     return {
         "trial": row.trial.name,
         **{key: _plain(value) for key, value in row.trial.setting.values.items()},
@@ -49,7 +52,7 @@ def _row_document(row: Row) -> dict[str, Any]:
         "seconds": row.seconds,
         "worst_site": row.worst_site,
         "worst_subgroup": row.worst_subgroup,
-        **(row.values or {}),
+        **{named(name): value for name, value in (row.values or {}).items()},
     }
 
 
@@ -63,15 +66,15 @@ def _mean_document(mean: Mean) -> dict[str, float | int | None]:
     return {"value": mean.value, "low": mean.low, "high": mean.high, "seeds": mean.seeds}
 
 
-def _summary_document(one: Summary) -> dict[str, Any]:
+def _summary_document(one: Summary, named: Named) -> dict[str, Any]:
     return {
         "setting": one.setting.slug,
         **{key: _plain(value) for key, value in one.setting.values.items()},
         "seeds": one.ok,
         "failed": one.failed,
         "reference": one.reference.slug,
-        "means": {name: _mean_document(mean) for name, mean in one.means.items()},
-        "differences": {name: _mean_document(mean) for name, mean in one.differences.items()},
+        "means": {named(name): _mean_document(mean) for name, mean in one.means.items()},
+        "differences": {named(n): _mean_document(mean) for n, mean in one.differences.items()},
     }
 
 
@@ -79,12 +82,12 @@ def _columns(name: str) -> list[str]:
     return [f"{name}{part}" for part in ("", "_low", "_high", "_diff", "_diff_low", "_diff_high")]
 
 
-def _wide(summary: Summary) -> dict[str, Any]:
-    document = _summary_document(summary)
+def _wide(summary: Summary, named: Named) -> dict[str, Any]:
+    document = _summary_document(summary, named)
     for name, mean in summary.means.items():
         difference = summary.differences.get(name, Mean())
         numbers = [n for one in (mean, difference) for n in (one.value, one.low, one.high)]
-        document |= dict(zip(_columns(name), numbers, strict=True))
+        document |= dict(zip(_columns(named(name)), numbers, strict=True))
     return document
 
 

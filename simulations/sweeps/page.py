@@ -39,6 +39,7 @@ def render(results: Results) -> str:
     return from_template(
         HERE / "sweep.html.jinja",
         title=plan.name,
+        rank=results.rank,
         lead=lead(results),
         facts=facts(results),
         seeds=plan.seeds,
@@ -95,8 +96,8 @@ def facts(results: Results) -> list[Fact]:
     reference = next((one for one in known if one.setting is chosen), known[0])
     return [
         _fact("Reference", reference),
-        _fact("Highest AUROC", best),
-        _fact("Lowest AUROC", worst),
+        _fact(f"Highest {results.rank}", best),
+        _fact(f"Lowest {results.rank}", worst),
         count,
     ]
 

@@ -323,6 +323,9 @@ def _check_one_kind(file: Path, studies: Mapping[str, Study]) -> None:
     if len(kinds) > 1:
         told = f"the settings have tasks of several kinds: {', '.join(kinds)}"
         raise UserError(file, told, field="grid", remedy="Make a sweep of each.")
+    if kinds == ["several"]:
+        told = "a sweep compares one figure, and a study of several tasks has one for each"
+        raise UserError(file, told, field="sweep.study", remedy="Make a sweep of each task.")
 
 
 def _check_all_differ(

@@ -18,7 +18,7 @@ from federation.pages.elements import (
     Td,
     Trace,
 )
-from simulations.sweeps.results import METRICS, Mean, Results
+from simulations.sweeps.results import Mean, Results
 from simulations.sweeps.settings import EPSILON, NO_DP
 from simulations.sweeps.tables import (
     Line,
@@ -40,13 +40,13 @@ def auroc_figures(results: Results) -> list[Figure]:
     """AUROC of all hospitals, of the worst hospital and of the worst subgroup, on one scale."""
     names = ["auroc", "worst_site_auroc", "worst_subgroup_auroc"]
     means = [one.means[n] for one in results.summaries for n in names if n in one.means]
-    return [_figure(results, name, METRICS[name], _scale(means)) for name in names]
+    return [_figure(results, name, results.title(name), _scale(means)) for name in names]
 
 
 def calibration_figures(results: Results) -> list[Figure]:
     """Calibration slope and Brier score of all hospitals."""
     slope = _figure(results, "calibration_slope", "Calibration slope (1 is right)")
-    return [slope, _figure(results, "brier", "Brier score (lower is better)")]
+    return [slope, _figure(results, "brier", f"{results.title('brier')} score (lower is better)")]
 
 
 def _scale(means: Sequence[Mean]) -> list[float]:
@@ -74,7 +74,7 @@ def _figure(
         traces.append(_point(axis.end, mean, one.setting.label))
         if mean.value is not None:
             shapes.append(_level(mean.value))
-    layout = _layout(axis, METRICS[name].partition(",")[0], len(traces) > 1)
+    layout = _layout(axis, results.title(name).partition(",")[0], len(traces) > 1)
     layout["shapes"] = shapes
     if scale is not None:
         layout["yaxis"]["range"] = list(scale)
@@ -89,7 +89,7 @@ def _figure(
 
 
 def _numbers(results: Results, name: str, title: str, axis: str) -> Table:
-    heads = [line.label or METRICS[name] for line in lines(results)]
+    heads = [line.label or results.title(name) for line in lines(results)]
     by_text: dict[str, list[Td]] = {}
     for k, line in enumerate(lines(results)):
         for one in line.points:
@@ -99,7 +99,7 @@ def _numbers(results: Results, name: str, title: str, axis: str) -> Table:
     for one in without_privacy(results):
         same = mean_text(one.means.get(name, Mean()))
         rows.append([Td(one.setting.label), *([same] * max(len(heads), 1))])
-    return Table(title, [axis, *(heads or [METRICS[name]])], rows)
+    return Table(title, [axis, *(heads or [results.title(name)])], rows)
 
 
 class _Axis:
@@ -107,6 +107,7 @@ class _Axis:
 
     def __init__(self, results: Results):
         self.key = axis_key(results.plan)
+        self.told = results.title
         self.values = [v for v in results.plan.grid[self.key] if v != math.inf]
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
         self.log = numbers and min(self.values, default=0) > 0 and _spread(self.values) >= 8
@@ -144,7 +145,7 @@ def _trace(axis: _Axis, line: Line, name: str, k: int, of: int) -> Trace:
     return {
         "type": "scatter",
         "mode": "lines+markers" if axis.numeric else "markers",
-        "name": html.escape(line.label or METRICS[name]),
+        "name": html.escape(line.label or axis.told(name)),
         "x": [place + aside for place in places],
         "y": [mean.value for mean in means],
         "text": [html.escape(text) for text in texts],

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from pydantic import ValidationError
 
 from federation.errors import UserError
+from federation.tasks import BinaryTask, SurvivalTask
 from server.report.run_folder import Cell, Metrics, Privacy
 from server.report.spending import reported
 from simulations.sweeps.folder import FAILED, is_finished, trial_folder
@@ -38,8 +40,8 @@ class Row:
 
     Attributes:
         reason: why it failed; empty if it succeeded.
-        values: by name of ``METRICS``, and the AUROC of each ``site:`` and ``subgroup:``; None
-            where there is none.
+        values: by name of ``METRICS``, and the AUROC of each ``site:`` and ``subgroup:``, or what
+            stands in its place (``Results.rank``); None where there is none.
     """
 
     trial: Trial
@@ -86,6 +88,25 @@ class Results:
     rows: tuple[Row, ...]
     summaries: tuple[Summary, ...]
     names: tuple[str, ...]
+
+    @property
+    def rank(self) -> str:
+        """What stands in the place of AUROC: of several outcomes its mean, of times the c-index."""
+        if isinstance(self.plan.task, SurvivalTask):
+            return "c-index"
+        return "AUROC" if isinstance(self.plan.task, BinaryTask) else "mean AUROC"
+
+    def title(self, name: str) -> str:
+        """Return what one of ``METRICS`` is called, for this kind of task."""
+        title = METRICS[name].replace("AUROC", self.rank)
+        timed = isinstance(self.plan.task, SurvivalTask)
+        return title.replace("Brier", "Integrated Brier") if timed else title
+
+    def column(self, name: str) -> str:
+        """Return the name of a value in files for programs."""
+        if not isinstance(self.plan.task, SurvivalTask):
+            return name
+        return name.replace("auroc", "c_index").replace("brier", "integrated_brier")
 
     @property
     def failed(self) -> list[Row]:
@@ -158,7 +179,7 @@ def _row(trial: Trial, folder: Path) -> Row:
     if not is_finished(folder, trial.study):
         return Row(trial, _reason(folder / FAILED))
     try:
-        metrics = Metrics.model_validate_json((folder / "metrics.json").read_bytes())
+        metrics = _one_outcome(json.loads((folder / "metrics.json").read_bytes()))
         privacy = Privacy.model_validate_json((folder / "privacy.json").read_bytes())
         seconds = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["seconds"]
     except (OSError, ValueError, KeyError) as error:
@@ -184,6 +205,18 @@ def _row(trial: Trial, folder: Path) -> Row:
         **{f"{SUBGROUP}{name}": value for name, value in groups.items()},
     }
     return Row(trial, "", seconds, worst_site, worst_subgroup, values)
+
+
+def _one_outcome(document: dict[str, Any]) -> Metrics:
+    """Read metrics.json, with the figures of several outcomes or of times in the one's places."""
+    for model in document["models"].values():
+        for cells in ({"": model.get("overall", {})}, model["sites"], model["subgroups"]):
+            for cell in cells.values():
+                cell |= cell.get("macro", {})
+                if "c_index" in cell:
+                    cell["auroc"] = cell["c_index"]
+                    cell["brier"] = cell.get("integrated_brier")
+    return Metrics.model_validate(document)
 
 
 def epsilon_spent(privacy: Privacy) -> float | None:

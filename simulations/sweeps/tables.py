@@ -96,7 +96,7 @@ def settings_table(results: Results) -> Table:
                 *(mean_text(one.means.get(name, Mean())) for name in METRICS),
             ]
         )
-    columns = ["Setting", "AUROC, difference to reference", *METRICS.values()]
+    columns = ["Setting", f"{results.rank}, difference to reference", *map(results.title, METRICS)]
     return Table("All settings: means over seeds, with 95% intervals below them", columns, rows)
 
 
@@ -114,7 +114,7 @@ def pays_tables(results: Results, kind: str, what: str) -> list[Table]:
 
 def terminal_rows(results: Results) -> Iterator[list[str]]:
     """Yield the table that a terminal shows, its head first."""
-    yield ["setting", "runs", *(METRICS[name] for name in ON_TERMINAL), "against reference"]
+    yield ["setting", "runs", *map(results.title, ON_TERMINAL), "against reference"]
     for one in results.summaries:
         means = [one.means.get(name, Mean()) for name in ON_TERMINAL]
         shown = [mean_text(mean) for mean in means]
@@ -132,10 +132,10 @@ def _pays(results: Results, line: Line, names: Sequence[str], kind: str, what: s
         base = mean_text(reference.means.get(name, Mean()))
         changes = [_shaded(one.differences.get(name, Mean())) for one in others]
         rows.append([Td(head), base, *changes])
-    columns = [what.capitalize(), f"AUROC, {reference.setting.label}"]
+    columns = [what.capitalize(), f"{results.rank}, {reference.setting.label}"]
     columns += [axis_text(results, one) for one in others]
     of = f", {line.label}" if line.label else ""
-    caption = f"AUROC by {what}{of}: change against {reference.setting.label}"
+    caption = f"{results.rank} by {what}{of}: change against {reference.setting.label}"
     return Table(caption, columns, rows)
 
 
