@@ -11,6 +11,7 @@ from federation.errors import UserError
 from federation.messages import model_digest
 from server.finished_run import finished_run
 from server.report.run_folder import Cell, Metric, RunFolder
+from server.report.several import runs_of_tasks
 from server.report.spending import reported
 from server.report.text import ALL, METRICS, flattened, shown, subgroup_name
 
@@ -169,6 +170,13 @@ def _paired(run: RunFolder, first: RunFolder) -> dict[str, Metric]:
 
 
 def _groups(run: RunFolder) -> dict[str, Cell]:
+    """The cells of all hospitals, of each, and of each subgroup; of several tasks task by task."""
+    if each := runs_of_tasks(run):
+        return {
+            f"{task}: {group}": cell
+            for task, one in each.items()
+            for group, cell in _groups(one).items()
+        }
     model = run.model
     return {
         ALL: model.overall,
@@ -210,6 +218,7 @@ def _settings(runs: Mapping[str, RunFolder]) -> dict[str, list[str]]:
     return {key: values for key, values in told.items() if len(set(values)) > 1}
 
 
-def _outcome(run: RunFolder) -> tuple[Any, Any]:
+def _outcome(run: RunFolder) -> list[tuple[Any, Any]]:
     task = run.study.get("task", {})
-    return task.get("label"), task.get("kind")
+    each = [task, *task.get("tasks", {}).values()]
+    return [(one.get("label"), one.get("kind")) for one in each]

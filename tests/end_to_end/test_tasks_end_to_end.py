@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from federation.study import load_study
+from server.report.comparison import comparison
 from server.report.glossary import GLOSSARY
 from server.report.run_folder import read_run_folder
 from server.report.sections.outcomes import outcomes
@@ -91,6 +92,12 @@ def test_example_of_each_kind_trains_and_is_reported(kind, tmp_path):
     assert columns(runs[0]) - NAMES - classes <= set(GLOSSARY)
     if kind == "several":
         check_several(study, metrics, rounds, page)
+        card = (runs[0] / "model_card.md").read_text()
+        assert "death: death, as a risk" in card
+        assert "deterioration: The threshold is" in card
+        both = {name: read_run_folder(runs[0]) for name in ("one", "other")}
+        groups = {row.group for row in comparison(both).rows}
+        assert {"deterioration: All hospitals", "deterioration: bayview"} < groups
         logged = {name for name, _, _ in measured(read_run_folder(runs[0]))}
         assert {"held_out/task/deterioration/auroc", "round/deterioration.auroc"} < logged
         return

@@ -23,6 +23,7 @@ from server.report.run_folder import Cell, Metric, RunFolder
 from server.report.sections.decisions import threshold_words
 from server.report.sections.outcomes import recalibrated_outcomes
 from server.report.sections.privacy import guarantee
+from server.report.several import runs_of_tasks
 from server.report.text import MODALITIES, listed, metric_text, model_name, shown, subgroup_name
 
 ANSWERS = "model_card_answers.toml"
@@ -69,7 +70,7 @@ def known_answers(run: RunFolder) -> dict[str, str]:
         **_identity(run),
         **_data(run),
         **_method(study),
-        **_results(run),
+        **_results_of_all(run),
         "privacy": " ".join(
             [
                 f"{privacy_fact(run.privacy).value}. {privacy_fact(run.privacy).note}",
@@ -182,6 +183,20 @@ def _method(study: Mapping[str, Any]) -> dict[str, str]:
         "folder."
         + " recalibration.json there has the line from the model's log-odds to its risks."
         * ("recalibration" in study.get("evaluation", {})),
+    }
+
+
+def _results_of_all(run: RunFolder) -> dict[str, str]:
+    """What came of the run; of several tasks each answer task by task, where they differ."""
+    each = {_label(one): _results(one) for one in runs_of_tasks(run).values()}
+    if not each:
+        return _results(run)
+    answers = {key: {label: one[key] for label, one in each.items()} for key in _results(run)}
+    return {
+        key: next(iter(told.values()))
+        if len(set(told.values())) == 1
+        else " ".join(f"{label}: {answer}" for label, answer in told.items())
+        for key, told in answers.items()
     }
 
 
