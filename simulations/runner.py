@@ -291,6 +291,8 @@ def _inspect(grid: SimulatedGrid, study: Study, progress: Progress) -> list[Insp
     inspections = grid.inspect(study, _Reading(progress, len(grid.names)).done)
     errors = [inspection.error for inspection in inspections if inspection.error is not None]
     if errors:
+        if len(errors) > 1:
+            progress.tell(f"{len(errors)} of {len(inspections)} sites cannot be used; the first:")
         raise errors[0]
     if len(inspections) <= MANY_SITES:
         for inspection in inspections:
