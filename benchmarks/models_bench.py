@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,33 +34,50 @@ DATA = ROOT.parent / "shared" / "data"
 STUDIES = ROOT / "examples" / "studies"
 RESAMPLES = 2000
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 
-class FoldedWorkbench(SimulatedWorkbench):
-    """Sites whose patients are divided into folds, evenly for each class.
+class DividedWorkbench(SimulatedWorkbench):
+    """Sites whose patients are divided otherwise than the study says.
 
     Attributes:
-        fold: which fold is held out, and of how many; None for the study's own split.
+        divide: a cohort -> its splits; None for the study's own.
     """
 
-    fold: tuple[int, int] | None = None
+    divide: Callable[[Cohort], dict[str, Rows]] | None = None
 
-    def hold_out(self, fold: tuple[int, int] | None) -> None:
-        """Hold out another fold."""
-        self.fold = fold
+    def hold_out(self, fold: tuple[int, int]) -> None:
+        """Hold out one of so many folds, which are even for each class."""
+
+        def divide(cohort: Cohort) -> dict[str, Rows]:
+            held_out = folds(cohort, fold[1]) == fold[0]
+            return {
+                "train": np.flatnonzero(~held_out),
+                "tuning": np.zeros(0, np.int64),
+                "held_out": np.flatnonzero(held_out),
+            }
+
+        self._divide(divide)
+
+    def train_with(self, modality: str) -> None:
+        """Let only patients train who have a modality; who is held out stays the same."""
+
+        def divide(cohort: Cohort) -> dict[str, Rows]:
+            splits: dict[str, Rows] = {**cohort.patients.splits}
+            there = cohort.modalities[modality].present.numpy()
+            return {**splits, "train": splits["train"][there[splits["train"]]]}
+
+        self._divide(divide)
+
+    def _divide(self, divide: Callable[[Cohort], dict[str, Rows]]) -> None:
+        self.divide = divide
         self._cohorts.clear()
 
     def _read_cohort(self, file: str, study: Study, vocabulary: Vocabulary | None) -> Cohort:
         cohort = super()._read_cohort(file, study, vocabulary)
-        if self.fold is None:
+        if self.divide is None:
             return cohort
-        held_out = folds(cohort, self.fold[1]) == self.fold[0]
-        splits = {
-            "train": np.flatnonzero(~held_out),
-            "tuning": np.zeros(0, np.int64),
-            "held_out": np.flatnonzero(held_out),
-        }
-        patients: Any = dataclasses.replace(cohort.patients, splits=splits)
+        patients: Any = dataclasses.replace(cohort.patients, splits=self.divide(cohort))
         return dataclasses.replace(cohort, patients=patients)
 
 
@@ -85,7 +102,7 @@ class Bench:
     """
 
     grid: LocalGrid
-    work: FoldedWorkbench
+    work: DividedWorkbench
     folder: Path
     _models: Iterator[int] = field(default_factory=itertools.count)
 
@@ -97,7 +114,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             grid = LocalGrid(files)
             ordered = [grid.files[node] for node in sorted(grid.files)]
-            work = FoldedWorkbench(ordered, grid.store)
+            work = DividedWorkbench(ordered, grid.store)
             grid._host._workbench = work
             try:
                 yield cls(grid, work, Path(folder))
@@ -154,20 +171,19 @@ class Scores:
     score: Floats
 
     @classmethod
-    def of(cls, model: FlatModel, cohorts: Mapping[str, Cohort], hide: float = 0.0) -> Scores:
-        """Score the held-out patients; ``hide``: the share whose image is taken away first."""
+    def of(cls, model: FlatModel, cohorts: Mapping[str, Cohort]) -> Scores:
+        """Score the held-out patients."""
         parts = []
         for site, cohort in cohorts.items():
             rows = cohort.patients.splits["held_out"]
             if not len(rows):
                 continue
-            shown = cohort if not hide else without_images(cohort, hide)
             parts.append(
                 cls(
                     np.full(len(rows), site),
                     cohort.patients.subject_ids[rows],
                     cohort.patients.labels[rows].astype(float),
-                    logits(model, shown, rows).numpy().astype(float),
+                    logits(model, cohort, rows).numpy().astype(float),
                 )
             )
         return cls.joined(parts)
@@ -242,12 +258,10 @@ def auroc(label: Floats, score: Floats) -> float:
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def without_images(cohort: Cohort, share: float) -> Cohort:
-    """Take away the images of a share of the patients who have one."""
+def without_images(cohort: Cohort) -> Cohort:
+    """Take away the image of every patient who has one."""
     image = cohort.modalities["image"]
-    rng = torch.Generator().manual_seed(0)
-    kept = image.present & (torch.rand(len(image.present), generator=rng) >= share)
-    hidden = dataclasses.replace(image, present=kept)
+    hidden = dataclasses.replace(image, present=torch.zeros_like(image.present))
     return dataclasses.replace(cohort, modalities={**cohort.modalities, "image": hidden})
 
 

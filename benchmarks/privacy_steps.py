@@ -9,20 +9,15 @@ time. Memory is the most that a step allocates on top of what was there before i
 
 from __future__ import annotations
 
-import json
 import math
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
 from reporting import Row
+from steps import Step, peak_bytes, seconds_of
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from federation.privacy.clipping import Mode, clipped_sum
 
@@ -31,7 +26,6 @@ MODES = [mode for mode in get_args(Mode) if mode not in ("auto", "book_keeping",
 STEP_GOALS = {"mlp": 1.8, "cnn": 1.7, "transformer": 1.3}
 MEMORY_GOAL = 1.5
 MEMORY_BATCHES = {"mlp": 512, "cnn": 256, "transformer": 64}
-Step = Callable[[], None]
 
 
 def measure(quick: bool) -> list[Row]:
@@ -52,12 +46,7 @@ def measure(quick: bool) -> list[Row]:
 
 def _times(name: str, modes: list[str], repeats: int) -> list[Row]:
     steps = {"plain": _plain_step(name, BATCH), **{m: _private_step(name, BATCH, m) for m in modes}}
-    many = {kind: _for_some_milliseconds(step) for kind, step in steps.items()}
-    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
-    for _ in range(repeats):
-        for kind, step in steps.items():
-            seconds[kind].append(_process_time(step, many[kind]))
-    median = {kind: statistics.median(times) for kind, times in seconds.items()}
+    median = seconds_of(steps, repeats)
     base, rows = median["plain"], []
     for mode in modes:
         ratio, goal = median[mode] / base, STEP_GOALS[name]
@@ -68,9 +57,9 @@ def _times(name: str, modes: list[str], repeats: int) -> list[Row]:
 
 def _memory(name: str, modes: list[str]) -> list[Row]:
     batch = MEMORY_BATCHES[name]
-    base, rows = _peak(_plain_step(name, batch)), []
+    base, rows = peak_bytes(_plain_step(name, batch)), []
     for mode in modes:
-        peak = _peak(_private_step(name, batch, mode))
+        peak = peak_bytes(_private_step(name, batch, mode))
         note = f"{mode} {peak / 2**20:.3g} MiB a step of {batch}, plain {base / 2**20:.3g} MiB"
         rows.append(_row(f"privacy/memory/{name}", mode, peak / base, MEMORY_GOAL, note))
     return rows
@@ -111,37 +100,6 @@ def _private_step(name: str, batch: int, mode: Any) -> Step:
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
-
-
-def _for_some_milliseconds(step: Step) -> int:
-    """How many steps take about ten milliseconds."""
-    step()
-    step()
-    return max(1, math.ceil(1e-2 / _process_time(step, 2)))
-
-
-def _process_time(step: Step, count: int) -> float:
-    began = time.process_time()
-    for _ in range(count):
-        step()
-    return (time.process_time() - began) / count
-
-
-def _peak(step: Step) -> int:
-    """Bytes allocated by the step at most, over what was there before it."""
-    step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        step()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trace.json"
-        found.export_chrome_trace(str(file))
-        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-    changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]"]
-    held = peak = 0
-    for _, change in sorted(changes, key=lambda one: one[0]):
-        held += change
-        peak = max(peak, held)
-    return peak
 
 
 class FlatNetwork:

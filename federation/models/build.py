@@ -223,7 +223,7 @@ def _parts(
     for name, parameter in named:
         scope, second = name.split(".")[:2]
         owner = second if scope == "encoders" else "fusion"
-        if lone and scope == "fusion" and second in ("heads", "project"):
+        if lone and scope == "fusion" and second in ("heads", "gates", "project"):
             owner = name.split(".")[2]  # a fusion layer that only one modality moves
         if name in own:
             owner = LOCAL

@@ -140,7 +140,7 @@ TEXT: Mapping[str, Encoder] = {
 ENCODERS: Mapping[str, Mapping[str, Encoder]] = {"ehr": EHR, "image": IMAGE, "text": TEXT}
 FUSIONS: Mapping[str, Fusion] = {
     "early": Fusion("early", "all side by side, then two layers"),
-    "late": Fusion("late", "one score a modality, added up"),
+    "late": Fusion("late", "one score a modality, gated by what else is there, added up"),
     "cross_attention": Fusion(
         "cross_attention", "a learned query weighs what each has found", True
     ),

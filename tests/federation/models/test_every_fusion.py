@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 from private_models import added, bce, expected_sum, gradients, part
+from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from federation.models.build import build_model
 from federation.models.encoded import Imputer, Tokens
@@ -118,9 +120,87 @@ def test_imputed_encoding_follows_the_others_and_touches_nothing_that_is_there()
     assert now["image"].tolist() == now["ehr"].tolist() == [True, True, False]
 
 
+WIDTHS = {"ehr": 4, "image": 4}
+SETS = {"both": (True, True), "ehr": (True, False), "image": (False, True), "none": (False, False)}
+
+
+def patient_with(names, encoded):
+    """Encodings and presence of one patient with some modalities."""
+    present = {k: torch.tensor([there]) for k, there in zip(WIDTHS, SETS[names], strict=True)}
+    return {name: x.unsqueeze(0) for name, x in encoded.items()}, present
+
+
+def test_late_fusion_begins_as_a_plain_sum_and_stays_one_where_nothing_is_lacking():
+    torch.manual_seed(0)
+    fusion = FUSIONS["late"].build(WIDTHS, 1)
+    encoded = {name: torch.randn(4) for name in WIDTHS}
+    score = {name: fusion.heads[name](encoded[name]) for name in WIDTHS}
+    sums = {**score, "both": score["ehr"] + score["image"], "none": torch.zeros(1)}
+    for names in SETS:
+        torch.testing.assert_close(fusion(*patient_with(names, encoded)), sums[names])
+    with torch.no_grad():
+        for gate in fusion.gates.values():
+            gate.weight.fill_(0.5)
+    for names, factor in {"both": 1, "ehr": 1.5, "image": 1.5, "none": 0}.items():
+        torch.testing.assert_close(fusion(*patient_with(names, encoded)), factor * sums[names])
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_gates_of_late_fusion_make_up_for_what_two_modalities_both_tell(gated):
+    torch.manual_seed(0)
+    severity = torch.randn(4000)
+    views = {name: (severity + 0.3 * torch.randn(4000)).unsqueeze(1) for name in WIDTHS}
+    labels = (torch.rand(4000) < (2 * severity - 1).sigmoid()).float()
+    present = {"ehr": torch.ones(4000, dtype=torch.bool), "image": torch.rand(4000) < 0.7}
+    fusion = FUSIONS["late"].build({"ehr": 1, "image": 1}, 1)
+    fusion.gates.requires_grad_(gated)
+    optimizer = torch.optim.LBFGS(
+        [p for p in fusion.parameters() if p.requires_grad],
+        max_iter=200,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss():
+        optimizer.zero_grad()
+        mean = bce(fusion(views, present), labels).mean()
+        mean.backward()
+        return mean
+
+    optimizer.step(loss)
+    lacking = ~present["image"]
+    logits = fusion(views, present).detach()[lacking].numpy()
+    slope = LogisticRegression(C=1e6).fit(logits[:, None], labels[lacking]).coef_.item()
+    assert abs(slope - 1) < 0.02 if gated else slope > 1.1
+
+
+def test_what_cross_attention_takes_of_a_modality_does_not_depend_on_the_others():
+    torch.manual_seed(0)
+    fusion = FUSIONS["cross_attention"].build(WIDTHS, 1)
+    fusion.head = nn.Identity()
+    for name in WIDTHS:
+        nn.init.normal_(fusion.absent[name].vector.weight)
+    encoded = {name: torch.randn(4) for name in WIDTHS}
+    seen = {names: fusion(*patient_with(names, encoded)) for names in SETS}
+    torch.testing.assert_close(seen["both"] + seen["none"], seen["ehr"] + seen["image"])
+    assert not torch.allclose(seen["both"], seen["ehr"])
+
+
+def test_a_modality_that_is_there_without_a_token_is_borne_and_adds_nothing():
+    torch.manual_seed(0)
+    fusion = FUSIONS["cross_attention"].build(WIDTHS, 1)
+    image = torch.randn(2, 4)
+    present = {name: torch.ones(2, dtype=torch.bool) for name in WIDTHS}
+    empty = Tokens(torch.zeros(2, 5, 4), torch.zeros(2, 5, dtype=torch.bool))
+    logits = fusion({"ehr": empty, "image": image}, present)
+    lacking = {"ehr": ~present["ehr"], "image": present["image"]}
+    torch.testing.assert_close(logits, fusion({"ehr": empty, "image": image}, lacking))
+    logits.sum().backward()
+    assert all(p.grad.isfinite().all() for p in fusion.parameters() if p.grad is not None)
+
+
 def test_many_equal_tokens_weigh_as_one():
     torch.manual_seed(0)
-    fusion = FUSIONS["cross_attention"].build({"ehr": 4, "image": 4}, 1)
+    fusion = FUSIONS["cross_attention"].build(WIDTHS, 1)
     one, image = torch.randn(2, 4), torch.randn(2, 4)
     present = {name: torch.ones(2, dtype=torch.bool) for name in ("ehr", "image")}
     many = Tokens(one.unsqueeze(1).expand(2, 50, 4), torch.arange(50).expand(2, 50) < 40)
