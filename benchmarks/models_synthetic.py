@@ -6,8 +6,7 @@ its own latent, the notes the history. It sees latents without noise, so no mode
 that diagnoses show a little of the history is left out of it.
 
 The study is examples/studies/synthetic.toml without modality dropout: with that of the example,
-0.2, late fusion reached 0.836 of the best possible and cross-attention 0.824, and all three lost
-.018 to .020 without half of the images.
+0.2, late fusion, then without gates, reached 0.836 of the best possible.
 """
 
 from __future__ import annotations
