@@ -56,7 +56,7 @@ def points(figure, name):
 def test_calibration_curve_has_the_risks_of_before_and_of_after(run, tmp_path):
     write_run_folder(tmp_path)
     plain, found = figures(read_run_folder(tmp_path)), figures(run(TOLD))
-    whole = merge(read_run_folder(tmp_path).summaries["federated"].values())
+    whole = merge(read_run_folder(tmp_path).scores["federated"].values())
     for name, summary in ((BEFORE, whole), (ALL, whole.recalibrated(LINE))):
         x, y = points(found["calibration"], name)
         expected = calibration_curve(summary)
