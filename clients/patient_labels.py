@@ -131,18 +131,17 @@ def _other_labels(site: Site, told: str, wanted: str) -> UserError:
 
 
 def _of_one(site: Site, task: Task, source: Source, subjects: SubjectIds) -> PatientLabels:
-    values = value_columns(task)
+    without: Subjects = {}
+    by_rule = isinstance(source.of, LabelRule)
     if isinstance(source.of, LabelRule):
         _check_rule(source, site, task)
         rows, without = labels_by_rule(source.of, site_events(site, subjects, Told()))
-        notices: Subjects = {}
-        labelled = np.unique(rows["subject_id"].to_numpy())
-        kept = one_label_each(rows, values, without, notices)
-        return PatientLabels(kept, values, labelled, without, notices, True)
-    rows, without, notices = labels_of_file(source.of, subjects, task), {}, {}
+    else:
+        rows = labels_of_file(source.of, subjects, task)
+    values, notices = value_columns(task), Subjects()
     labelled = np.unique(rows["subject_id"].to_numpy())
     kept = one_label_each(rows, values, without, notices)
-    return PatientLabels(kept, values, labelled, without, notices, False)
+    return PatientLabels(kept, values, labelled, without, notices, by_rule)
 
 
 def _check_rule(source: Source, site: Site, task: Task) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from federation.metrics.noised import NoisedSummary
 from federation.metrics.outcomes import OutcomesSummary
+from federation.metrics.several import SeveralSummary
 from federation.metrics.summaries import Summary, read_summary
 from federation.metrics.summary import ScoreSummary
 from federation.modalities import Modality
@@ -261,7 +262,7 @@ class EvaluateBody(Section):
         read = {name: read_summary(cell) for name, cell in self.cells.items()}
         if read and read[WHOLE_SITE].n > MOST_PATIENTS:
             raise ValueError("more patients than a site can have")
-        if any(not cell.n and not isinstance(cell, OutcomesSummary) for cell in read.values()):
+        if any(not cell.n and not _withholds(cell) for cell in read.values()):
             raise ValueError("a cell of nobody")
         if read and any(cell.n > read[WHOLE_SITE].n for cell in read.values()):
             raise ValueError("a subgroup is larger than its site")
@@ -299,6 +300,11 @@ class EvaluateBody(Section):
         if (self.noise is None) != (study.evaluation.noise is None):
             return "an evaluation with or without noise, as the study does not ask"
         return ""
+
+
+def _withholds(cell: Summary) -> bool:
+    """Whether a cell tells of outcomes that they are withheld, of all of them maybe."""
+    return isinstance(cell, OutcomesSummary | SeveralSummary) and bool(cell.withheld)
 
 
 class DescribeBody(Section):

@@ -7,9 +7,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from federation.errors import UserError
@@ -25,6 +25,31 @@ MOST_NAMES = 12
 """Sites that a message names."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def by_name(sections: Iterable[type[SectionT]], key: str) -> dict[str, type[SectionT]]:
+    """Return sections by the name that each has by default under a key."""
+    return {str(one.model_fields[key].default): one for one in sections}
+
+
+def one_of(sections: Iterable[type[Section]], key: str, usual: str) -> Any:
+    """Return the type of a table that is one of some sections.
+
+    Args:
+        sections: each with a name of its own by default under the key.
+        key: tells them apart.
+        usual: the name of a table that has none.
+    """
+
+    def named(given: Any) -> str:
+        if isinstance(given, Mapping):
+            return str(given.get(key, usual))
+        return str(getattr(given, key, given))
+
+    named.__name__ = f"_{key}"  # errors name it, and with it the key
+    tagged = tuple(Annotated[one, Tag(name)] for name, one in by_name(sections, key).items())
+    return Annotated[Union[tagged], Discriminator(named)]  # noqa: UP007
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.errors import UserError
-from server.report.run_folder import Cell, Metric, RunFolder, read_run_folder
+from server.report.documents import Cell, Metric
+from server.report.run_folder import RunFolder, read_run_folder
 from server.report.several import runs_of_tasks
 from server.report.spending import reported
 from server.report.text import METRICS, flattened, shown

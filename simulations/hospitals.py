@@ -178,15 +178,23 @@ def signal(latents: Floats, ages: Floats, effects: Effects) -> Floats:
 
 def solve_offset(hospital: Hospital, index: int, seed: int) -> float:
     """The offset at which the hospital's expected prevalence is the one in its profile."""
-    logit = _signal_sample(hospital, index, seed)
+    return round(offset_to(hospital.prevalence, _signal_sample(hospital, index, seed)), 6)
+
+
+def offset_to(share: float, logits: Floats) -> float:
+    """What to add to logits, so that the mean of their risks is a share.
+
+    >>> round(offset_to(0.5, np.array([1.0, 3.0])), 6)
+    -2.0
+    """
     low, high = -20.0, 20.0
     for _ in range(40):
         middle = (low + high) / 2
-        if sigmoid(logit + middle).mean() < hospital.prevalence:
+        if sigmoid(logits + middle).mean() < share:
             low = middle
         else:
             high = middle
-    return round(middle, 6)
+    return middle
 
 
 def expected_prevalence(hospital: Hospital, index: int, seed: int) -> float:

@@ -102,7 +102,7 @@ def _monitored(
 
 
 def _show(document: Mapping[str, Any]) -> None:
-    from server.report.run_folder import DriftOf
+    from server.report.documents import DriftOf
     from server.report.sections.drift import alarms
 
     found = DriftOf.model_validate(document)
@@ -130,7 +130,7 @@ def _write_page(document: Mapping[str, Any], out: Path) -> None:
     from federation.errors import UserError
     from federation.pages.elements import Fact
     from federation.pages.render import render
-    from server.report.run_folder import DriftOf
+    from server.report.documents import DriftOf
     from server.report.sections.drift import inputs_table, windows_table
 
     found = DriftOf.model_validate(document)

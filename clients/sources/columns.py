@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from clients.sources.parquet import readable
 from clients.sources.schema import BATCH_ROWS
 from federation.errors import UserError
 from federation.validation import nearest
@@ -117,13 +118,12 @@ def _choose(
 
 
 def _parquet_names(file: Path) -> list[str]:
-    with _said(file, "not a readable parquet file (truncated or another format)"):
+    with readable(file):
         return list(pq.read_schema(file).names)
 
 
 def _parquet_batches(file: Path, chosen: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-    said = _said(file, "not a readable parquet file (truncated or damaged)")
-    with said, pq.ParquetFile(file) as opened:
+    with readable(file), pq.ParquetFile(file) as opened:
         yield from opened.iter_batches(BATCH_ROWS, columns=list(chosen.values()))
 
 

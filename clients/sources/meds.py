@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clients.sources.parquet import readable
 from clients.sources.schema import BATCH_ROWS, EVENT_COLUMNS, EVENT_SCHEMA, TIME, files_below
 from clients.sources.subjects import SubjectIds
 from federation.errors import UserError
@@ -37,7 +37,7 @@ def batches(folder: Path) -> Iterator[pa.RecordBatch]:
     for file in event_files(folder):
         schema = _checked(file, EVENT_COLUMNS, OPTIONAL)
         named = [name for name in EVENT_COLUMNS if name in schema.names]
-        with _readable(file), pq.ParquetFile(file) as opened:
+        with readable(file), pq.ParquetFile(file) as opened:
             for batch in opened.iter_batches(BATCH_ROWS, columns=named):
                 table = _cast(file, pa.Table.from_batches([batch]), schema, EVENT_COLUMNS)
                 for column in ("subject_id", "code"):
@@ -135,12 +135,8 @@ def _no_nulls(table: pa.Table, column: str, where: Path) -> None:
 
 
 def _schema(file: Path) -> pa.Schema:
-    try:
+    with readable(file):
         return pq.read_schema(file)
-    except FileNotFoundError:
-        raise UserError(file, "there is no such file") from None
-    except (pa.ArrowInvalid, OSError):
-        raise UserError(file, "not a readable parquet file (truncated or another format)") from None
 
 
 def read_columns(
@@ -154,7 +150,7 @@ def read_columns(
         UserError: if the file is unreadable, or a column is missing or of another kind.
     """
     schema = _checked(file, expected, optional)
-    with _readable(file):
+    with readable(file):
         table = pq.read_table(file, columns=[name for name in expected if name in schema.names])
     return _cast(file, table, schema, expected)
 
@@ -193,14 +189,6 @@ def _cast(
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise _unexpected(file, name, kind, schema.field(name).type) from None
     return pa.table(arrays, names=list(expected))
-
-
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowInvalid, OSError):
-        raise UserError(file, "not a readable parquet file (truncated or damaged)") from None
 
 
 def _check_kind(file: Path, name: str, kind: pa.DataType, found: pa.DataType) -> None:

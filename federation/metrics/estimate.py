@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from federation.metrics.grid import Floats
+from federation.metrics.grid import Floats, logit
 from federation.metrics.summary import ScoreSummary
 
 Z = 1.959963984540054
@@ -114,6 +114,6 @@ def logit_interval(value: Floats, variance: Floats, quantile: ArrayLike) -> tupl
     Source: Boyd, Eng and Page, ECML 2013.
     """
     inside = np.where((value > 0) & (value < 1), value, np.nan)
-    middle = np.log(inside) - np.log1p(-inside)
+    middle = logit(inside)
     half = quantile * np.sqrt(variance) / (inside * (1 - inside))
     return 1 / (1 + np.exp(half - middle)), 1 / (1 + np.exp(-half - middle))

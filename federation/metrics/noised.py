@@ -16,8 +16,8 @@ import numpy as np
 
 from federation.metrics.discrimination import auroc_of
 from federation.metrics.estimate import FEWEST_EVENTS, Estimate, Z, logit_interval
-from federation.metrics.grid import Floats
-from federation.metrics.summary import Counts, ScoreSummary
+from federation.metrics.grid import Floats, logit
+from federation.metrics.summary import Counts
 from federation.metrics.threshold import Rule, Threshold
 
 GRID = "noised16/1"
@@ -31,7 +31,7 @@ SCORES: Floats = (EDGES[:-1] + EDGES[1:]) / 2
 BINS = len(SCORES)
 _SQUARES: Floats = SCORES**2 + np.diff(EDGES) ** 2 / 12
 """Mean of p squared in a bin, if its scores are spread evenly."""
-_LOGITS: Floats = np.log(SCORES) - np.log1p(-SCORES)
+_LOGITS: Floats = logit(SCORES)
 
 REPLICATES = 400
 _LARGEST, _LARGEST_VARIANCE = 2**31, 1e12
@@ -116,17 +116,6 @@ def together(summaries: Iterable[NoisedSummary]) -> NoisedSummary:
     parts = list(summaries)
     counts = np.sum([one.counts for one in parts], axis=0)
     return NoisedSummary(counts, float(sum(one.variance for one in parts)))
-
-
-def cleaned(summary: NoisedSummary) -> ScoreSummary:
-    """Nearest patients that there can be: nothing below 0, and as many of each class as told.
-
-    For curves and for choosing a threshold; every patient stands at the middle of the bin.
-    """
-    table = np.rint(_clipped(summary.counts[None].astype(np.float64))[0]).astype(np.int64)
-    scores = np.repeat(np.tile(SCORES, 2), table.ravel())
-    labels = np.repeat([0, 1], table.sum(axis=1))
-    return ScoreSummary.from_scores(scores, labels)
 
 
 def estimates(summary: NoisedSummary) -> dict[str, Estimate]:

@@ -8,9 +8,7 @@ A class for each, with its facts beside its options. ``federation.study`` enforc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
-
-from pydantic import Discriminator, Tag
+from typing import TYPE_CHECKING, TypeAlias
 
 from federation.strategies.asynchronous import FedBuff
 from federation.strategies.averaging import (
@@ -37,6 +35,7 @@ from federation.strategies.robust import (
     NormBound,
     TrimmedMean,
 )
+from federation.validation import by_name, one_of
 
 __all__ = ["STRATEGIES", "ScreeningSection", "Strategy", "StrategySection"]
 
@@ -67,19 +66,9 @@ KINDS: tuple[type[Strategy], ...] = (
     FedBuff,
 )
 
-STRATEGIES: Mapping[str, type[Strategy]] = {
-    str(kind.model_fields["name"].default): kind for kind in KINDS
-}
-
-
-def _name(given: Any) -> str:
-    if isinstance(given, Mapping):
-        return str(given.get("name", "fedavg"))
-    return str(getattr(given, "name", given))
-
+STRATEGIES: Mapping[str, type[Strategy]] = by_name(KINDS, "name")
 
 if TYPE_CHECKING:
     StrategySection: TypeAlias = Strategy
 else:
-    kinds = tuple(Annotated[kind, Tag(name)] for name, kind in STRATEGIES.items())
-    StrategySection = Annotated[Union[kinds], Discriminator(_name)]  # noqa: UP007
+    StrategySection = one_of(KINDS, "name", "fedavg")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from federation.tasks.base import Task
 from federation.tasks.binary import BinaryTask
-from federation.tasks.kinds import SINGLE, name_of, one_of
+from federation.tasks.kinds import SINGLE
 from federation.tasks.multiclass import MulticlassTask
 from federation.tasks.multilabel import MultilabelTask
 from federation.tasks.several import SeveralTask
 from federation.tasks.survival import SurvivalTask
+from federation.validation import by_name, one_of
 
 __all__ = [
     "TASKS",
@@ -29,9 +30,9 @@ __all__ = [
 
 KINDS: tuple[type[Task], ...] = (*SINGLE, SeveralTask)
 
-TASKS: Mapping[str, type[Task]] = {name_of(kind): kind for kind in KINDS}
+TASKS: Mapping[str, type[Task]] = by_name(KINDS, "kind")
 
 if TYPE_CHECKING:
     TaskSection: TypeAlias = Task
 else:
-    TaskSection = one_of(KINDS)
+    TaskSection = one_of(KINDS, "kind", "binary")

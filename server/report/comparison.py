@@ -10,7 +10,8 @@ from typing import Any
 from federation.errors import UserError
 from federation.messages import model_digest
 from server.finished_run import finished_run
-from server.report.run_folder import Cell, Metric, RunFolder
+from server.report.documents import Cell, Metric
+from server.report.run_folder import RunFolder
 from server.report.several import runs_of_tasks
 from server.report.spending import reported
 from server.report.text import ALL, METRICS, flattened, shown, subgroup_name

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from federation.pages.elements import Fact
+from server.report.documents import Cell, Metric, ModelMetrics, Privacy, Worst
 from server.report.other_tasks import other_facts
-from server.report.run_folder import Cell, Metric, ModelMetrics, Privacy, RunFolder, Worst
+from server.report.run_folder import RunFolder
 from server.report.spending import at_most, rounded_up
 from server.report.text import MODALITIES, metric_text, subgroup_name
 

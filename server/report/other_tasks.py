@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from federation.pages.elements import Fact, Td
-from server.report.run_folder import Metric, RunFolder
+from server.report.documents import Metric
+from server.report.run_folder import RunFolder
 from server.report.several import runs_of_tasks
 from server.report.text import metric_text, subgroup_name, withheld
 
@@ -76,7 +77,8 @@ def _of_all(run: RunFolder) -> Fact:
         return Fact(title, "withheld", str(overall["suppressed"]))
     first = Metric.model_validate(_first(overall))
     shown = metric_text(first)
-    return Fact(title, shown.text, f"95% interval {shown.note}" if first.low else shown.note)
+    interval = shown.note if first.low is None else f"95% interval {shown.note}"
+    return Fact(title, shown.text, interval)
 
 
 def _first(cell: Cell) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from server.report.run_folder import Cell, Recalibrated
+from server.report.documents import Cell, Recalibrated
 from server.report.text import signed
 
 _FIGURES: Mapping[str, str] = {

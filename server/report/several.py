@@ -8,7 +8,8 @@ from typing import Any
 
 from federation.pages.elements import Chooser, Figure, Folded, Heading, Pair, Part, Section
 from server.judges.several import cross_site_of_task, model_of_task
-from server.report.run_folder import Metrics, RunFolder
+from server.report.documents import Metrics
+from server.report.run_folder import RunFolder
 
 SEVERAL = "several"
 

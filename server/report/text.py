@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from federation.pages.elements import TOTAL, Td
-from server.report.run_folder import Cell, Metric, Ranked
+from server.report.documents import Cell, Metric, Ranked
 
 MODEL_NAMES = {
     "federated": "Federated",

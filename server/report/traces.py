@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from federation.pages.elements import COLOURS, DASHES, FAINT, INK, Trace
-from server.report.run_folder import Metric
+from server.report.documents import Metric
 from server.report.text import ALL
 
 NAMED = 12

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from clients.label_values import value_columns
 from federation.tasks import MulticlassTask, MultilabelTask, SurvivalTask, Task
-from simulations.hospitals import sigmoid
+from simulations.hospitals import offset_to, sigmoid
 from simulations.shifts.kind import Floats
 from simulations.shifts.tables import SiteTables
 
@@ -99,14 +99,8 @@ def _yes_or_no(label: Floats, score: Floats, rng: np.random.Generator) -> Floats
     known = ~np.isnan(label)
     if not known.any():
         return label
-    share, low, high = label[known].mean(), -50.0, 50.0
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        if sigmoid(score[known] + middle).mean() < share:
-            low = middle
-        else:
-            high = middle
-    return np.asarray(chance < sigmoid(score + middle), np.float64)
+    offset = offset_to(float(label[known].mean()), score[known])
+    return np.asarray(chance < sigmoid(score + offset), np.float64)
 
 
 def _classes(label: Floats, scores: Floats, rng: np.random.Generator) -> Floats:

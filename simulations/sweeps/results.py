@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from federation.errors import UserError
 from federation.tasks import BinaryTask, SurvivalTask
-from server.report.run_folder import Cell, Metrics, Privacy
+from server.report.documents import Cell, Metrics, Privacy
 from server.report.spending import reported
 from simulations.sweeps.folder import FAILED, is_finished, trial_folder
 from simulations.sweeps.plan import Plan, Trial

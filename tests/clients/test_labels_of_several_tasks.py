@@ -1,5 +1,6 @@
 """A site with labels of several tasks: who is predicted, when, and what is not known of whom."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -201,6 +202,27 @@ def test_what_leaves_tells_of_no_few_patients_in_whom_tasks_differ(site_of, make
     other = make_study(task={"kind": "several", "tasks": {"sick": TASKS["sick"]}})
     with pytest.raises(GateClosed, match="another task"):
         released(Reply("ok", body), policy, other)
+
+
+def test_level_of_which_all_tasks_are_withheld_keeps_nothing_else_from_leaving(site_of, make_study):
+    labels = tables(300)
+    half = labels["sick"]["subject_id"] % 2 == 1
+    two = {"sick": labels["sick"][half], "other": labels["sick"][~half]}
+    several = {"kind": "several", "tasks": {name: {"label": name} for name in two}}
+    study, folder = make_study(task=several, evaluation={"subgroups": ["sex"]}), site_of(two, 300)
+    bench, vocabulary = Workbench(), agreed_vocabulary(study.modalities.ehr)
+    cohort, model = bench.cohort(str(folder), study, vocabulary), bench.model(study, vocabulary)
+    rows = cohort.patients.splits["held_out"]
+    sick = ~np.isnan(cohort.patients.labels[rows, 1])
+    sex = np.full(len(cohort.patients), "male", object)
+    sex[[*rows[sick][:5], *rows[~sick][:15]]] = "female"  # five have one label, five lack the other
+    patients, policy = replace(cohort.patients, subgroups={"sex": sex}), PolicySection()
+    body = evaluate_locally(model, replace(cohort, patients=patients), study, "held_out", policy)
+    told = body.summaries()
+    assert told[""].n > 10
+    for name in ("sex=female", "sex=male"):
+        assert (told[name].n, set(told[name].withheld)) == (0, set(two))
+    assert released(Reply("ok", body), policy, study).body is body
 
 
 def test_check_of_a_site_counts_each_task(site_of, make_study):

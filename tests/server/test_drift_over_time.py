@@ -11,8 +11,8 @@ from federation.windows import WindowsSection
 from server.drift import drift, drift_warnings
 from server.evaluator import evaluate_model
 from server.operating import Operating
+from server.report.documents import Drift
 from server.report.glossary import GLOSSARY
-from server.report.run_folder import Drift
 from server.report.sections.drift import inputs_table, windows_table
 from server.site_evaluation import SiteEvaluation
 

@@ -6,8 +6,9 @@ import pytest
 from run_folder import write_run_folder
 
 from federation.errors import UserError
+from server.report.documents import Round
 from server.report.page import render
-from server.report.run_folder import Round, read_run_folder
+from server.report.run_folder import read_run_folder
 from server.report.sections.faults import faults_table
 
 ROUNDS = [

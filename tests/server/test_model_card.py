@@ -13,7 +13,8 @@ from server.report.card import write_card
 from server.report.card.answers import ANSWERS, known_answers
 from server.report.card.questions import ASKED_OF, CHAI, TRIPOD_AI
 from server.report.comparison import difference
-from server.report.run_folder import Metric, read_run_folder
+from server.report.documents import Metric
+from server.report.run_folder import read_run_folder
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from run_folder import ROUNDS, SITES, write_run_folder
 
 from federation.errors import UserError
 from server.report import write_report
+from server.report.documents import Between, Privacy
 from server.report.first_screen import facts, privacy_fact
-from server.report.run_folder import Between, Privacy, read_run_folder
+from server.report.run_folder import read_run_folder
 from server.report.sections.comparators import between_table
 from server.report.sections.data import characteristics_table
 from server.report.text import subgroup_name

@@ -245,7 +245,7 @@ def test_tables_agree_with_pandas(write_sweep, tmp_path):
 
 
 def test_largest_epsilon_is_by_the_accountant_that_is_reported():
-    from server.report.run_folder import Privacy
+    from server.report.documents import Privacy
 
     def spent(pld, rdp):
         return {"epsilon": {"pld": pld, "rdp": rdp}, "reported": "pld"}

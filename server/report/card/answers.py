@@ -10,6 +10,7 @@ from typing import Any
 from federation.errors import UserError
 from federation.validation import read_toml
 from server.report.card.questions import ASKED_OF, CHAI, TRIPOD_AI
+from server.report.documents import Cell, Metric
 from server.report.first_screen import (
     facts,
     intended_use,
@@ -19,7 +20,7 @@ from server.report.first_screen import (
     rounds,
 )
 from server.report.recalibration import recalibration_words
-from server.report.run_folder import Cell, Metric, RunFolder
+from server.report.run_folder import RunFolder
 from server.report.sections.decisions import threshold_words
 from server.report.sections.outcomes import recalibrated_outcomes
 from server.report.sections.privacy import guarantee

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from server.report.comparison import Comparison, comparison
-from server.report.run_folder import Metric, RunFolder, read_document
+from server.report.documents import Metric
+from server.report.run_folder import RunFolder, read_document
 from server.report.text import METRICS, shown
 
 CHANGE = "change_control.json"

@@ -15,7 +15,8 @@ from federation.pages.elements import Table, Td
 from server.report.card.answers import ANSWERS, given_answers, known_answers, who_answers
 from server.report.card.change import Change, kept
 from server.report.card.questions import CHAI, TRIPOD_AI, Question
-from server.report.run_folder import Cell, RunFolder
+from server.report.documents import Cell
+from server.report.run_folder import RunFolder
 from server.report.sections.comparators import comparators_table
 from server.report.sections.data import characteristics_table, patients_table
 from server.report.sections.decisions import decision_table, gap_table

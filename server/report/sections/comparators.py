@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from federation.pages.elements import TOTAL, Heading, Part, Section, Table, Td
-from server.report.run_folder import Joining, Metric, ModelMetrics, Predecessor, RunFolder
+from server.report.documents import Joining, Metric, ModelMetrics, Predecessor
+from server.report.run_folder import RunFolder
 from server.report.text import metric_text, model_name, number, withheld
 
 

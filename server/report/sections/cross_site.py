@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from federation.pages.elements import Section, Table, Td
-from server.report.run_folder import Ranked, RunFolder
+from server.report.documents import Ranked
+from server.report.run_folder import RunFolder
 from server.report.text import heat
 
 

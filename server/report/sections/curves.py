@@ -32,8 +32,9 @@ from federation.pages.elements import (
     Trace,
     axes,
 )
+from server.report.documents import Cell, ModelMetrics
 from server.report.recalibration import recalibration_words
-from server.report.run_folder import Cell, ModelMetrics, RunFolder
+from server.report.run_folder import RunFolder
 from server.report.text import ALL, metric_text, plain
 from server.report.traces import line, of_all, of_site, reference, thinned
 

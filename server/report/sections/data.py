@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from federation.pages.elements import TOTAL, Part, Section, Table, Td, Text
-from server.report.run_folder import Cell, ModelMetrics, RunFolder, SiteData
+from server.report.documents import Cell, ModelMetrics, SiteData
+from server.report.run_folder import RunFolder
 from server.report.text import ALL, MODALITIES, listed, number, subgroup_name, withheld
 
 UNTOLD = "not told under differential privacy"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from federation.pages.elements import TOTAL, Heading, Part, Section, Table, Td
-from server.report.run_folder import Cell, ModelMetrics, RunFolder
+from server.report.documents import Cell, ModelMetrics
+from server.report.run_folder import RunFolder
 from server.report.text import ALL, metric_text, subgroup_name, withheld
 
 _RATES: Mapping[str, str] = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from federation.pages.elements import TOTAL, Folded, Part, Section, Table, Td, Text
-from server.report.run_folder import Drift, DriftOf, DriftWindow, RunFolder
+from server.report.documents import Drift, DriftOf, DriftWindow
+from server.report.run_folder import RunFolder
 from server.report.text import ALL, metric_text, number, plain, withheld
 
 MEASURES = {

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from federation.pages.elements import Table, Td
-from server.report.run_folder import Round
+from server.report.documents import Round
 
 _KINDS = {
     "dropped": "Dropped out",

@@ -6,7 +6,8 @@ import html
 from collections.abc import Mapping
 
 from federation.pages.elements import INK, TOTAL, Figure, Section, Table, Td, Text, axes
-from server.report.run_folder import Cell, ModelMetrics, RunFolder
+from server.report.documents import Cell, ModelMetrics
+from server.report.run_folder import RunFolder
 from server.report.text import ALL, METRICS, metric_text, metrics_row, total_row
 from server.report.traces import arms, reference
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from federation.pages.elements import Heading, Part, Section, Table, Td, Text
+from server.report.documents import Cell, Recalibrated
 from server.report.other_tasks import by_outcome, hidden, main_model, told
 from server.report.recalibration import recalibration_words
-from server.report.run_folder import Cell, Recalibrated, RunFolder
+from server.report.run_folder import RunFolder
 from server.report.text import METRICS, model_name, number, subgroup_name
 
 _MEANS = (

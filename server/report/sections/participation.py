@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from federation.pages.elements import COLOURS, FILL, Figure, Part, Section, Table, Td, Text, axes
-from server.report.run_folder import Round, RunFolder
+from server.report.documents import Round
+from server.report.run_folder import RunFolder
 from server.report.sections.faults import faults_table
 
 

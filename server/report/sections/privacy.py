@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from federation.pages.elements import Part, Section, Table, Td, Text
+from server.report.documents import Privacy
 from server.report.first_screen import privacy_fact
-from server.report.run_folder import Privacy, RunFolder
+from server.report.run_folder import RunFolder
 from server.report.spending import epsilon_text, reported, rounded_up
 from server.report.text import model_name, shown
 

@@ -21,7 +21,8 @@ from federation.pages.elements import (
     Td,
     axes,
 )
-from server.report.run_folder import RunFolder, ShiftDistances, ShiftDone, ShiftedSite, Shifts
+from server.report.documents import ShiftDistances, ShiftDone, ShiftedSite, Shifts
+from server.report.run_folder import RunFolder
 from server.report.text import metric_text
 
 MEASURES = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from federation.pages.elements import Heading, Part, Section, Table, Td, Text
-from server.report.run_folder import ModelMetrics, RunFolder
+from server.report.documents import ModelMetrics
+from server.report.run_folder import RunFolder
 from server.report.text import METRICS, excludes, heat, metrics_row, subgroup_name
 
 

@@ -16,7 +16,8 @@ from federation.pages.elements import (
     Text,
     axes,
 )
-from server.report.run_folder import Round, RunFolder
+from server.report.documents import Round
+from server.report.run_folder import RunFolder
 from server.report.text import ALL, plain, size
 from server.report.traces import of_all, of_site
 

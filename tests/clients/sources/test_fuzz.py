@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.sources import meds
+from clients.sources.columns import names_of
 from clients.sources.settings import NO_VALUE
 from federation.errors import UserError
 
@@ -139,6 +140,18 @@ def test_damaged_parquet_is_read_or_refused_with_one_message(tmp_path):
                 batch.validate(full=True)
 
     check()
+
+
+def test_name_of_a_column_that_is_no_text_is_one_message(tmp_path):
+    file = tmp_path / "meds" / "x.parquet"
+    file.parent.mkdir()
+    names = pa.table({"subject_id": [1], "code": ["A"], "numeric_value": [1.5]})
+    pq.write_table(names, file, store_schema=False)
+    file.write_bytes(file.read_bytes().replace(b"numeric_value", b"\x80umeric_value"))
+    with pytest.raises(UserError, match=r"x\.parquet: not a readable parquet file"):
+        list(meds.batches(file.parent))
+    with pytest.raises(UserError, match=r"x\.parquet: not a readable parquet file"):
+        names_of(file)
 
 
 @settings(max_examples=100)

@@ -9,7 +9,6 @@ from federation.metrics.noised import (
     COARSE_THRESHOLDS,
     NoisedSummary,
     choose,
-    cleaned,
     estimates,
     noised_counts,
     rates,
@@ -92,13 +91,6 @@ def test_threshold_is_an_edge_by_the_rule():
     later = COARSE_THRESHOLDS[COARSE_THRESHOLDS.index(at) + 1]
     assert (scores[labels == 1] >= later).mean() < 0.9
     assert choose(summary, "fixed", 0.2).value == 0.2
-
-
-def test_cleaned_counts_are_of_patients_that_can_be():
-    counts = np.zeros((2, BINS), int)
-    counts[0, 3], counts[0, 4], counts[1, 8] = 60, -10, 30
-    clean = cleaned(NoisedSummary(counts, 4.0))
-    assert (clean.negatives, clean.positives) == (50, 30)
 
 
 @pytest.mark.parametrize(
