@@ -118,8 +118,8 @@ def curve_ends(stack: Stack) -> CurveEnds:
         found.append(
             Column.of(
                 value,
-                value - np.hypot(value - least, value - strict),
-                value + np.hypot(most - value, lenient - value),
+                np.maximum(value - np.hypot(value - least, value - strict), 0.0),
+                np.minimum(value + np.hypot(most - value, lenient - value), 1.0),
                 undefined=unranked(stack),
                 bare=[(stack.smaller < 2, SINGLE)],
             )

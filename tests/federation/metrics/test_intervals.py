@@ -36,6 +36,16 @@ def test_auroc_interval_covers_the_truth_about_95_times_in_100(simulated, patien
     assert 0.90 <= covered / 200 <= 0.99
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_intervals_of_shares_lie_within_0_and_1_however_few_patients_there_are(simulated, seed):
+    rng = np.random.default_rng(seed)
+    for patients in range(6, 40, 3):
+        ends = curve_ends(stack_of(ScoreSummary.from_scores(*simulated(rng, patients))))
+        for found in (one.at(0) for one in vars(ends).values()):
+            if found.low is not None:
+                assert 0 <= found.low <= found.value <= found.high <= 1
+
+
 def test_delong_variance_equals_that_of_the_scores(simulated):
     scores, labels = simulated(np.random.default_rng(10), 300)
     positive, negative = scores[labels == 1], scores[labels == 0]
